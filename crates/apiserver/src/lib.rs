@@ -1,1 +1,19 @@
-//! placeholder
+//! The API server: the only owner of the store and the trust boundary for every caller, in-process ones too.
+//!
+//! ```text
+//!   TLS + HTTP ─▶ url (decode) ─▶ authenticate ─▶ impersonate ─┐
+//!                                                              ├─▶ authorize ─▶ registry verb ─▶ store
+//!   ApiServer::call (identity given by the wiring) ────────────┘                     ▲
+//!                                                     watch caches ◀── store.watch ──┘
+//! ```
+//!
+//! Invariants:
+//! - Every kind is a row of the table in [`resources`]; the registry's verbs are generic over rows.
+//! - A write is one store transaction; nothing is written outside it.
+//! - Stored bytes hold no resourceVersion; it is spliced in when they are sent, and never parsed for reading.
+
+pub mod discovery;
+pub mod openapi;
+pub mod printing;
+pub mod resource;
+pub mod resources;
