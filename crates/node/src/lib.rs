@@ -1,1 +1,3 @@
-//! placeholder
+//! The node agent.
+
+pub mod ports;
