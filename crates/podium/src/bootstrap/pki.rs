@@ -1,0 +1,227 @@
+//! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key.
+//!
+//! Keys are made once, at random, and never anew silently: a missing key beside its certificate is an error.
+//! Leaf certificates are made again at a start when they near their end or name other addresses.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+
+/// Days that a leaf certificate is valid.
+const LEAF_DAYS: i64 = 365;
+/// Days before its end at which a leaf is made again.
+const RENEW_DAYS: i64 = 60;
+/// Days that the authority is valid.
+const CA_DAYS: i64 = 3650;
+
+/// A certificate and its private key.
+#[derive(Clone)]
+pub(crate) struct Credential {
+    pub(crate) cert_pem: String,
+    pub(crate) key_pem: String,
+}
+
+/// Key material of the cluster, opened or made.
+pub(crate) struct Pki {
+    pub(crate) ca_pem: String,
+    ca_key_pem: String,
+    /// PKCS#8 PEM of the ECDSA P-256 key that signs service-account tokens
+    pub(crate) service_account_key_pem: String,
+    dir: PathBuf,
+}
+
+impl Pki {
+    /// Opens the key directory, or makes everything in it on the first start.
+    ///
+    /// # Errors
+    /// When a file can't be read or written, or when half of a pair is missing.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        match (cert.exists(), key.exists()) {
+            (false, false) => {
+                let (cert_pem, key_pem) = new_authority()?;
+                write_secret(&key, &key_pem)?;
+                write_secret(&cert, &cert_pem)?;
+            }
+            (true, true) => {}
+            (true, false) => bail!("{} is missing: restore it from a backup", key.display()),
+            (false, true) => bail!("{} is missing: restore it from a backup", cert.display()),
+        }
+        let token_key = dir.join("service-account.key");
+        if !token_key.exists() {
+            write_secret(&token_key, &KeyPair::generate()?.serialize_pem())?;
+        }
+        Ok(Self {
+            ca_pem: read(&cert)?,
+            ca_key_pem: read(&key)?,
+            service_account_key_pem: read(&token_key)?,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// The API server's certificate for these names and addresses; the one on disk if it still serves.
+    ///
+    /// # Errors
+    /// When a file can't be read or written.
+    pub(crate) fn server(&self, names: &[String], addresses: &[IpAddr]) -> Result<Credential> {
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+        params.distinguished_name = subject("kube-apiserver", &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let wanted = format!("{names:?} {addresses:?}");
+        self.leaf("apiserver", params, &wanted)
+    }
+
+    /// A client certificate: `user` is the common name, `groups` are the organisations (Kubernetes: "X.509 client certificates").
+    ///
+    /// # Errors
+    /// When a file can't be read or written.
+    pub(crate) fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Credential> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name = subject(user, groups);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.leaf(file, params, &format!("{user} {groups:?}"))
+    }
+
+    /// `wanted` describes the contents; it is kept beside the certificate, which is made again when it changes.
+    fn leaf(&self, file: &str, mut params: CertificateParams, wanted: &str) -> Result<Credential> {
+        let path = |extension: &str| self.dir.join(format!("{file}.{extension}"));
+        let (cert, key, contents) = (path("crt"), path("key"), path("for"));
+        let same = fs::read_to_string(&contents).is_ok_and(|text| text == wanted);
+        if same && cert.exists() && key.exists() && days_left(&read(&cert)?)? > RENEW_DAYS {
+            return Ok(Credential { cert_pem: read(&cert)?, key_pem: read(&key)? });
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        validity(&mut params, LEAF_DAYS);
+        let key_pair = KeyPair::generate()?;
+        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
+            .context("the authority's certificate and key can't be used")?;
+        let made = params.signed_by(&key_pair, &issuer)?;
+        let credential = Credential { cert_pem: made.pem(), key_pem: key_pair.serialize_pem() };
+        write_secret(&key, &credential.key_pem)?;
+        write_secret(&cert, &credential.cert_pem)?;
+        write_secret(&contents, wanted)?;
+        Ok(credential)
+    }
+}
+
+fn new_authority() -> Result<(String, String)> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = subject("podium-ca", &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    validity(&mut params, CA_DAYS);
+    let key = KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+fn subject(common_name: &str, organisations: &[&str]) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    for organisation in organisations {
+        name.push(DnType::OrganizationName, *organisation);
+    }
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+/// Valid from yesterday, so that a clock behind ours accepts it.
+fn validity(params: &mut CertificateParams, days: i64) {
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let date = |offset: i64| {
+        let date = today.saturating_add(jiff::Span::new().days(offset));
+        let part = |value: i8| u8::try_from(value).unwrap_or(1);
+        rcgen::date_time_ymd(i32::from(date.year()), part(date.month()), part(date.day()))
+    };
+    params.not_before = date(-1);
+    params.not_after = date(days);
+}
+
+/// Whole days until a certificate ends; negative when it has ended.
+fn days_left(cert_pem: &str) -> Result<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("not a PEM certificate")?;
+    let cert = pem.parse_x509().context("not an X.509 certificate")?;
+    Ok((cert.validity().not_after.timestamp() - jiff::Timestamp::now().as_second()) / 86_400)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+///
+/// # Errors
+/// When it can't be written.
+pub(crate) fn write_secret(path: &Path, contents: &str) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(contents.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_open_keeps_the_keys_and_fresh_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Pki::open(dir.path()).unwrap();
+        let admin = first.client("admin", "admin", &["system:masters"]).unwrap();
+        let again = Pki::open(dir.path()).unwrap();
+        assert_eq!(first.ca_pem, again.ca_pem);
+        assert_eq!(first.service_account_key_pem, again.service_account_key_pem);
+        assert_eq!(admin.cert_pem, again.client("admin", "admin", &["system:masters"]).unwrap().cert_pem);
+        let other = again.client("admin", "admin", &["other"]).unwrap();
+        assert_ne!(admin.cert_pem, other.cert_pem, "another subject needs another certificate");
+    }
+
+    #[test]
+    fn a_lost_key_is_an_error_and_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        Pki::open(dir.path()).unwrap();
+        fs::remove_file(dir.path().join("ca.key")).unwrap();
+        let error = Pki::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("ca.key is missing"), "{error}");
+        assert!(!dir.path().join("ca.key").exists());
+    }
+
+    #[test]
+    fn secrets_are_for_the_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        Pki::open(dir.path()).unwrap();
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
+        }
+    }
+
+    #[test]
+    fn the_server_certificate_is_made_again_for_other_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let names = vec!["kubernetes".to_owned()];
+        let one = pki.server(&names, &["127.0.0.1".parse().unwrap()]).unwrap();
+        let same = pki.server(&names, &["127.0.0.1".parse().unwrap()]).unwrap();
+        let two = pki.server(&names, &["127.0.0.2".parse().unwrap()]).unwrap();
+        assert_eq!(one.cert_pem, same.cert_pem);
+        assert_ne!(one.cert_pem, two.cert_pem);
+        assert!((363..=365).contains(&days_left(&two.cert_pem).unwrap()));
+    }
+}

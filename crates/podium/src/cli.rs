@@ -1,0 +1,127 @@
+//! The command line. It is stable: flags are added, not changed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{down, up};
+
+/// Version of Podium and of the Kubernetes API that it serves.
+pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), " (Kubernetes API v1.37)");
+
+#[derive(Parser)]
+#[command(name = "podium", about = "Kubernetes as one small binary", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the control plane and a node on this machine
+    Up(UpArgs),
+    /// Start the control plane alone (needs no root)
+    Server(ServerArgs),
+    /// Remove everything that `up` made on this machine
+    Down(DownArgs),
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+pub(crate) struct ServerArgs {
+    /// Where the cluster's data lives
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
+    pub(crate) data_dir: PathBuf,
+    /// Address and port of the API server
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
+    pub(crate) listen: SocketAddr,
+    /// Apply the manifests in a file or folder once the cluster is ready (may be repeated)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) apply: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Name of this machine's Node (default: the host name)
+    #[arg(long, value_name = "N")]
+    pub(crate) node_name: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct DownArgs {
+    /// Where the cluster's data lives
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
+    pub(crate) data_dir: PathBuf,
+    /// Delete the data too
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+/// Parses the arguments and runs the command. Errors are one line on stderr and exit code 1 (2 for wrong usage).
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let outcome = match cli.command {
+        Command::Version => {
+            outln(&format!("podium {VERSION}"));
+            Ok(())
+        }
+        Command::Up(args) => {
+            init_logging();
+            up::run(&args.server, up::Role::ServerAndNode { node_name: args.node_name })
+        }
+        Command::Server(args) => {
+            init_logging();
+            up::run(&args, up::Role::Server)
+        }
+        Command::Down(args) => {
+            init_logging();
+            down::run(&args)
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            errln(&format!("podium: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        errln(error.to_string().trim_end());
+        ExitCode::from(2)
+    } else {
+        outln(error.to_string().trim_end());
+        ExitCode::SUCCESS
+    }
+}
+
+/// Logs go to stderr: warnings by default, more with `PODIUM_LOG=info` or `PODIUM_LOG=node=debug,info`.
+fn init_logging() {
+    let filter = EnvFilter::try_from_env("PODIUM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}
+
+/// A line on standard output. A closed pipe is no error of ours.
+#[expect(clippy::let_underscore_must_use, reason = "nobody is left to read the line")]
+pub(crate) fn outln(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// A line on standard error.
+#[expect(clippy::let_underscore_must_use, reason = "nobody is left to read the line")]
+pub(crate) fn errln(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,140 @@
+//! Where things are: folders, names and addresses, all derived from the data directory and the flags.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// DNS suffix of the cluster.
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Addresses of Services.
+pub(crate) const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// First address of the service range: Service `default/kubernetes`.
+pub(crate) const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Tenth address of the service range, by Kubernetes' custom: Service `kube-system/kube-dns`.
+pub(crate) const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Pod addresses of the node.
+pub(crate) const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
+
+/// First address of the pod range: the node's own address in the pod network, where DNS listens.
+pub(crate) fn gateway_address() -> Ipv4Addr {
+    let [a, b, c, d] = POD_CIDR.0.octets();
+    Ipv4Addr::new(a, b, c, d + 1)
+}
+
+/// All paths of one cluster on one machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) data: PathBuf,
+    /// Six hex digits from the data directory's path: several clusters can live on one machine.
+    pub(crate) instance: String,
+}
+
+impl Paths {
+    /// Makes the data directory (mode 0700) if need be.
+    ///
+    /// # Errors
+    /// When the directory can't be made or resolved.
+    pub(crate) fn create(data_dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
+        restrict(data_dir)?;
+        Self::existing(data_dir)
+    }
+
+    /// Paths of a data directory that is there.
+    ///
+    /// # Errors
+    /// When it isn't.
+    pub(crate) fn existing(data_dir: &Path) -> Result<Self> {
+        let data =
+            data_dir.canonicalize().with_context(|| format!("no data directory {}", data_dir.display()))?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, data.as_os_str().as_encoded_bytes());
+        let instance = digest.as_ref().iter().take(3).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { data, instance })
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data.join("store")
+    }
+
+    pub(crate) fn pki(&self) -> PathBuf {
+        self.data.join("pki")
+    }
+
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.data.join("admin.kubeconfig")
+    }
+
+    /// Images and container layers.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.data.join("runtime")
+    }
+
+    /// Pod volumes.
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    /// Address leases and the old values of changed sysctls.
+    pub(crate) fn network(&self) -> PathBuf {
+        self.data.join("network")
+    }
+
+    /// Sockets and container state: lost at a reboot, like the containers.
+    pub(crate) fn run(&self) -> PathBuf {
+        PathBuf::from("/run/podium").join(&self.instance)
+    }
+
+    pub(crate) fn cgroup_parent(&self) -> String {
+        format!("podium-{}", self.instance)
+    }
+
+    /// Configuration of the container engine.
+    pub(crate) fn engine(&self) -> Result<runtime::EngineConfig> {
+        Ok(runtime::EngineConfig {
+            data_dir: self.images(),
+            run_dir: self.run(),
+            cgroup_parent: self.cgroup_parent(),
+            exe: std::env::current_exe().context("cannot find the running program's file")?,
+        })
+    }
+}
+
+/// Takes away group's and others' access to a folder or file.
+fn restrict(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
+}
+
+/// Address of the machine towards others: the source address of its default route, else the gateway address.
+///
+/// Connecting a UDP socket sends nothing; the kernel only picks the route.
+pub(crate) fn node_address() -> IpAddr {
+    let probe = || -> std::io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 254), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match probe() {
+        Ok(address) if !address.is_loopback() && !address.is_unspecified() => address,
+        Ok(_) | Err(_) => IpAddr::V4(gateway_address()),
+    }
+}
+
+/// Host name in the form of a Node name (RFC 1123 subdomain).
+///
+/// # Errors
+/// When nothing usable is left of the host name.
+pub(crate) fn default_node_name() -> Result<String> {
+    let raw = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name: String = raw.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let name = name.trim_matches(['-', '.']).to_owned();
+    anyhow::ensure!(!name.is_empty(), "the host name {raw:?} makes no node name: give --node-name");
+    Ok(name)
+}

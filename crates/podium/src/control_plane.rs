@@ -1,0 +1,144 @@
+//! The control plane: store, API server, controllers, scheduler, wired in one process.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use apiserver::{ApiServer, ServerConfig};
+use client::Client;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use store::EmbeddedStore;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::adapters::gateway::LocalNode;
+use crate::adapters::local;
+use crate::bootstrap::pki::{Credential, Pki};
+use crate::config::{self, Paths};
+use crate::progress::Progress;
+
+/// A running control plane.
+pub(crate) struct ControlPlane {
+    /// Where the API server listens.
+    pub(crate) address: SocketAddr,
+    pub(crate) gateway: Arc<LocalNode>,
+    server: Arc<ApiServer>,
+    store: Arc<EmbeddedStore>,
+    tasks: JoinSet<()>,
+}
+
+impl ControlPlane {
+    /// Starts all parts.
+    ///
+    /// # Errors
+    /// When the store can't be opened (in use, damaged, newer) or the address can't be listened on.
+    pub(crate) async fn start(
+        paths: &Paths,
+        pki: &Pki,
+        listen: SocketAddr,
+        node_ip: IpAddr,
+        progress: &mut Progress,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let store = EmbeddedStore::open(&paths.store(), store::Options::default())
+            .with_context(|| format!("cannot open the store in {}", paths.data.display()))?;
+        progress.ready("store", &paths.data.display().to_string());
+
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr().context("the listening socket has no address")?;
+        let gateway = Arc::new(LocalNode::default());
+        let server = open_server(&store, pki, address, node_ip, &gateway).await?;
+        let mut tasks = JoinSet::new();
+        let names = server_names();
+        let mut addresses: Vec<IpAddr> =
+            vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address().into()];
+        addresses.extend([node_ip, address.ip()].into_iter().filter(|ip| !ip.is_unspecified()));
+        addresses.sort();
+        addresses.dedup();
+        let tls = tls_config(&pki.server(&names, &addresses)?, &pki.ca_pem)?;
+        let serving = Arc::clone(&server);
+        let serve_stop = stop.clone();
+        tasks.spawn(async move { serving.serve(listener, tls, serve_stop).await });
+        progress.ready("api server", &address.to_string());
+
+        let mut control = Self { address, gateway, server, store, tasks };
+        let client = control.client("system:kube-controller-manager", &[]);
+        let config = controllers::ControllersConfig { root_ca_pem: pki.ca_pem.clone() };
+        control.tasks.spawn(controllers::run(client, config, stop.clone()));
+        progress.ready("controllers", "");
+        control.tasks.spawn(scheduler::run(control.client("system:kube-scheduler", &[]), stop));
+        progress.ready("scheduler", "");
+        Ok(control)
+    }
+
+    /// An in-process client with an identity.
+    pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Client {
+        local::client(&self.server, user, groups)
+    }
+
+    /// Waits until everything has ended, and closes the store last.
+    pub(crate) async fn stopped(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a part of the control plane failed");
+            }
+        }
+        self.store.close();
+    }
+}
+
+async fn open_server(
+    store: &Arc<EmbeddedStore>,
+    pki: &Pki,
+    address: SocketAddr,
+    node_ip: IpAddr,
+    gateway: &Arc<LocalNode>,
+) -> Result<Arc<ApiServer>> {
+    let ip = if address.ip().is_unspecified() { node_ip } else { address.ip() };
+    let config = ServerConfig {
+        service_cidr: config::SERVICE_CIDR.into(),
+        node_port_range: (30000, 32767),
+        advertise: SocketAddr::new(ip, address.port()),
+        service_account_issuer: format!("https://kubernetes.default.svc.{}", config::CLUSTER_DOMAIN),
+        service_account_key_pem: pki.service_account_key_pem.clone(),
+        root_ca_pem: pki.ca_pem.clone(),
+        client_ca_pem: pki.ca_pem.clone(),
+        gateway: Arc::clone(gateway) as Arc<dyn apiserver::NodeGateway>,
+    };
+    let store: Arc<dyn store::Store> = Arc::clone(store) as _;
+    ApiServer::open(store, config).await.map_err(|error| anyhow!("cannot start the API server: {error}"))
+}
+
+/// Names by which pods and people reach the API server.
+fn server_names() -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "kubernetes".to_owned()];
+    for suffix in ["default", "default.svc", &format!("default.svc.{}", config::CLUSTER_DOMAIN)] {
+        names.push(format!("kubernetes.{suffix}"));
+    }
+    names.extend(config::default_node_name());
+    names
+}
+
+/// TLS 1.2 and 1.3; client certificates are optional and must come from the cluster's authority.
+fn tls_config(server: &Credential, client_ca_pem: &str) -> Result<Arc<rustls::ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(client_ca_pem.as_bytes()) {
+        roots.add(certificate.context("malformed authority certificate")?)?;
+    }
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(server.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes())?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

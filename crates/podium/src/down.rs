@@ -1,0 +1,72 @@
+//! `podium down`: removes everything that `up` made on this machine.
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cli::{DownArgs, outln};
+use crate::config::Paths;
+use crate::host;
+
+/// Removes containers, mounts, namespaces, cgroups, interfaces, rules and changed sysctls; the data with `--purge`.
+///
+/// # Errors
+/// When a podium still runs on the data directory, or something can't be removed.
+pub(crate) fn run(args: &DownArgs) -> Result<()> {
+    if !args.data_dir.exists() {
+        outln(&format!("nothing to remove: no data directory {}", args.data_dir.display()));
+        return Ok(());
+    }
+    host::check_node()?;
+    let paths = Paths::existing(&args.data_dir)?;
+    if store::in_use(&paths.store()) {
+        bail!("podium is running on {}: stop it first", paths.data.display());
+    }
+    let report = runtime::down(&paths.engine()?).context("cannot remove all containers")?;
+    outln(&format!("removed {report}"));
+    let pool = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
+    pool.block_on(net::down(&paths.network(), &paths.instance)).context("cannot remove the pod network")?;
+    outln("removed the pod network");
+    remove_volumes(&paths)?;
+    if args.purge {
+        std::fs::remove_dir_all(&paths.data).with_context(|| format!("cannot delete {}", paths.data.display()))?;
+        outln(&format!("deleted {}", paths.data.display()));
+    }
+    Ok(())
+}
+
+/// Unmounts what pods' volumes mounted (in-memory volumes), then deletes the volumes: they belong to the pods.
+fn remove_volumes(paths: &Paths) -> Result<()> {
+    let pods = paths.pods();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    for point in mount_points_below(&table, &pods.to_string_lossy()) {
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("cannot unmount {point}"))?;
+    }
+    match std::fs::remove_dir_all(&pods) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", pods.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Mount points below a folder, the innermost first (proc(5), mountinfo: the fifth field).
+fn mount_points_below(table: &str, folder: &str) -> Vec<String> {
+    let below = format!("{}/", folder.trim_end_matches('/'));
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
+    let mut points: Vec<String> = points.filter(|point| point.starts_with(&below)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.len()));
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_mounts_below_the_folder_count_and_inner_ones_come_first() {
+        let table = "1 2 0:1 / /var/lib/podium/pods rw - ext4 x rw\n\
+                     1 2 0:1 / /var/lib/podium/pods/a rw - tmpfs x rw\n\
+                     1 2 0:1 / /var/lib/podium/pods/a/b\\040c rw - tmpfs x rw\n\
+                     1 2 0:1 / /var/lib/podium/pods2/a rw - tmpfs x rw\n";
+        let found = super::mount_points_below(table, "/var/lib/podium/pods");
+        assert_eq!(found, ["/var/lib/podium/pods/a/b c", "/var/lib/podium/pods/a"]);
+    }
+}

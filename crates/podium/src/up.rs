@@ -1,0 +1,124 @@
+//! `podium up` and `podium server`: one process, started in order, stopped in reverse.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::bootstrap::{kubeconfig, pki::Pki};
+use crate::cli::{ServerArgs, outln};
+use crate::config::{self, Paths};
+use crate::control_plane::ControlPlane;
+use crate::node_part::NodePart;
+use crate::progress::Progress;
+use crate::{apply, host};
+
+/// How long the parts have to finish what they are doing after a signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What this process is.
+pub(crate) enum Role {
+    Server,
+    ServerAndNode { node_name: Option<String> },
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When a part can't start; each error is one line that says what to do.
+pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
+    let node_name = match role {
+        Role::Server => None,
+        Role::ServerAndNode { node_name } => {
+            host::check_node()?;
+            Some(node_name.map_or_else(config::default_node_name, Ok)?)
+        }
+    };
+    let paths = Paths::create(&args.data_dir)?;
+    let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    pool.block_on(serve(args, &paths, node_name))
+}
+
+async fn serve(args: &ServerArgs, paths: &Paths, node_name: Option<String>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let stopped = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let (stop, stopping) = watch::channel(false);
+    let mut parts = Parts { control: None, node: None };
+    let outcome = tokio::select! {
+        outcome = parts.start(args, paths, node_name, stopping) => outcome,
+        () = stopped => Ok(()),
+    };
+    stop.send_replace(true);
+    let finished = tokio::time::timeout(STOP_TIMEOUT, parts.stop()).await;
+    if finished.is_err() {
+        tracing::warn!("some parts did not stop within {} s", STOP_TIMEOUT.as_secs());
+    }
+    if outcome.is_ok() {
+        outln("podium stopped; pods keep running and are adopted by the next start");
+    }
+    outcome
+}
+
+/// What has been started so far.
+struct Parts {
+    control: Option<ControlPlane>,
+    node: Option<NodePart>,
+}
+
+impl Parts {
+    /// Starts everything, then waits for ever: only an error or a dropped future ends it.
+    async fn start(
+        &mut self,
+        args: &ServerArgs,
+        paths: &Paths,
+        node_name: Option<String>,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
+        let node_ip = config::node_address();
+        let pki = Pki::open(&paths.pki())?;
+        let control =
+            ControlPlane::start(paths, &pki, args.listen, node_ip, &mut progress, stopping.clone()).await?;
+        let control = self.control.insert(control);
+        let admin = pki.client("admin", "kubernetes-admin", &["system:masters"])?;
+        let url = local_url(control.address);
+        kubeconfig::write(&paths.admin_kubeconfig(), &url, &pki.ca_pem, &admin)?;
+        let client = control.client("kubernetes-admin", &["system:masters"]);
+        if let Some(name) = node_name {
+            let node = NodePart::start(control, paths, &name, node_ip, &mut progress, stopping).await?;
+            self.node.insert(node).ready(&client, &name, &mut progress).await?;
+        }
+        let lines = [format!("export KUBECONFIG={}", paths.admin_kubeconfig().display()), "kubectl get pods -A".into()];
+        progress.done(&format!("cluster ready at {url}"), &lines);
+        if !args.apply.is_empty() {
+            apply::apply(&client, &args.apply).await?;
+        }
+        std::future::pending().await
+    }
+
+    async fn stop(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.stopped().await;
+        }
+        if let Some(control) = self.control.take() {
+            control.stopped().await;
+        }
+    }
+}
+
+/// URL of the API server from this machine.
+fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("https://{}", SocketAddr::new(ip, address.port()))
+}
