@@ -1,0 +1,96 @@
+//! What Podium makes on a host, and whether it is still there.
+
+use std::fs;
+use std::path::Path;
+
+/// Brings up the loopback interface of the new network namespace.
+pub(crate) fn prepare() {
+    let pool = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    pool.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        let connection = tokio::spawn(connection);
+        let up = rtnetlink::LinkUnspec::new_with_index(1).up().build();
+        handle.link().set(up).execute().await.unwrap();
+        connection.abort();
+    });
+    assert!(links().iter().all(|link| link == "lo"), "the namespace must be new");
+}
+
+fn links() -> Vec<String> {
+    // /sys shows the namespace it was mounted in; this file shows the reader's
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    table.lines().skip(2).filter_map(|line| line.split(':').next()).map(|name| name.trim().to_owned()).collect()
+}
+
+/// Interfaces of pods: all but loopback, kernel-made fallback devices and the node's own bridge.
+pub(crate) fn pod_links(instance: &str) -> Vec<String> {
+    let own = ["lo", "ifb0", "ifb1", "tunl0", "sit0", "gre0", "erspan0", "gretap0", "ip6tnl0"];
+    let bridges = bridges();
+    let mut links = links();
+    links.retain(|link| !own.contains(&link.as_str()) && !bridges.contains(link));
+    tracing_free(instance, &links);
+    links
+}
+
+/// The gateway bridge is the one interface without a pod; it has the pod range's first address.
+fn bridges() -> Vec<String> {
+    links().into_iter().filter(|link| link.starts_with("podium") || link.starts_with("pod0")).collect()
+}
+
+fn tracing_free(instance: &str, links: &[String]) {
+    if !links.is_empty() {
+        println!("   {instance}: links {links:?}");
+    }
+}
+
+/// Number of cgroup folders of this instance in the hierarchy that has most of them.
+pub(crate) fn cgroups(instance: &str) -> usize {
+    cgroup_roots(instance).iter().map(|root| count_folders(Path::new(root))).max().unwrap_or(0)
+}
+
+fn cgroup_roots(instance: &str) -> Vec<String> {
+    let name = format!("podium-{instance}");
+    let mut roots = vec![format!("/sys/fs/cgroup/{name}")];
+    for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        roots.push(entry.path().join(&name).display().to_string());
+    }
+    roots.retain(|root| Path::new(root).is_dir());
+    roots
+}
+
+fn count_folders(root: &Path) -> usize {
+    let children = fs::read_dir(root).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    1 + children.map(|child| count_folders(&child.path())).sum::<usize>()
+}
+
+/// Everything of an instance that is still on the host.
+pub(crate) fn leftovers(instance: &str, data_dir: &Path) -> Vec<String> {
+    let mut left = cgroup_roots(instance);
+    left.extend(links().into_iter().filter(|link| link != "lo").filter(|link| link.contains(instance)));
+    left.extend(bridges());
+    let run = format!("/run/podium/{instance}");
+    if Path::new(&run).exists() {
+        left.push(run.clone());
+    }
+    if data_dir.exists() {
+        left.push(data_dir.display().to_string());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let data = data_dir.display().to_string();
+    left.extend(mounts.lines().filter(|line| line.contains(&run) || line.contains(&data)).map(str::to_owned));
+    left.extend(processes(&run));
+    left
+}
+
+/// Command lines of processes that name the instance's run directory.
+fn processes(run: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(command) = fs::read(entry.path().join("cmdline")) else { continue };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(run) {
+            found.push(format!("process {}: {command}", entry.file_name().display()));
+        }
+    }
+    found
+}
