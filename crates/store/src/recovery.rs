@@ -121,7 +121,12 @@ impl Replay {
     }
 
     fn record(&mut self, record: Record, header_of: Option<u64>) -> Result<(), String> {
-        self.clean = matches!(record, Record::CleanStop) || (self.clean && header_of.is_some());
+        self.clean = match record {
+            Record::CleanStop => true,
+            // A segment that begins within a block may have lost all its relaxed transactions.
+            Record::Segment { base, reserved, .. } => self.clean && reserved <= base,
+            Record::Txn { .. } | Record::Reserve { .. } => false,
+        };
         match (record, header_of) {
             (Record::Segment { number, base, reserved }, Some(expected)) if number == expected => {
                 if base < self.revision {

@@ -113,6 +113,12 @@ impl SimDisk {
         state.names.values().map(|id| state.files[*id].bytes.len()).sum()
     }
 
+    /// Bytes that a crash could lose.
+    pub fn unsynced_bytes(&self) -> usize {
+        let state = self.state();
+        state.names.values().map(|id| state.files[*id].bytes.len() - state.files[*id].synced).sum()
+    }
+
     /// Changes a file's bytes in place, as a failing disk would.
     pub fn tamper(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
