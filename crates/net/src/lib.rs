@@ -1,1 +1,22 @@
-//! placeholder
+//! The network of a node: pod addresses and links, the service proxy, cluster DNS.
+//!
+//! ```text
+//!   node agent ──attach/detach──▶ PodNet ──rtnetlink──▶ veth pairs, routes         (pod_net, ipam)
+//!   Services, EndpointSlices ──▶ proxy: desired_rules ──nfnetlink──▶ one nft table (proxy, nft)
+//!   Services, EndpointSlices, Pods ──▶ dns: answer(query, zone) ──▶ UDP and TCP    (dns)
+//! ```
+//!
+//! Invariants:
+//! - Nothing durable here but leases and old kernel settings in small files; rules and zone are recomputed.
+//! - Only interfaces, routes and the one nftables table that carry the instance's name are written.
+//! - No external program is run.
+
+pub mod ipam;
+mod netlink;
+mod nft;
+pub mod pod_net;
+pub mod proxy;
+mod sysctl;
+
+pub use netlink::NetlinkError;
+pub use pod_net::{PodNet, PodNetConfig, PodNetError, down, gateway_of, parse_cidr};

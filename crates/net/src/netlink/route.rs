@@ -1,0 +1,247 @@
+//! Links, addresses, neighbours and routes: the handful of requests the pod network makes.
+//!
+//! Numbers are from linux/if_link.h, if_addr.h, neighbour.h, rtnetlink.h.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use super::writer::flags::{CREATE, EXCLUSIVE, REPLACE};
+use super::{NetlinkError, Socket, attributes, tolerate};
+
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const GETLINK: u16 = 18;
+const NEWADDR: u16 = 20;
+const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
+const NEWNEIGH: u16 = 28;
+
+const AF_INET: u8 = 2;
+const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET_CONF: u16 = 1;
+
+/// Per-interface IPv4 settings that netlink can write (linux/ip.h, IPV4_DEVCONF_*).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conf {
+    Forwarding = 1,
+    SendRedirects = 6,
+    RouteLocalnet = 26,
+}
+
+/// An Ethernet address.
+pub(crate) type Mac = [u8; 6];
+
+/// A link as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+}
+
+/// Where a route leads.
+pub(crate) enum Via {
+    /// straight onto the link
+    Link { index: u32, source: Option<Ipv4Addr> },
+    /// through a neighbour on the link
+    Gateway { index: u32, gateway: Ipv4Addr, source: Option<Ipv4Addr> },
+    /// nowhere: answered with "host unreachable"
+    Unreachable,
+}
+
+fn if_header(index: u32, up: bool) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let bits = if up { IFF_UP } else { 0 };
+    header[8..12].copy_from_slice(&bits.to_ne_bytes());
+    header[12..16].copy_from_slice(&bits.to_ne_bytes());
+    header
+}
+
+impl Socket {
+    /// All links of the namespace.
+    pub(crate) fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let mut out = Vec::new();
+        self.dump(
+            GETLINK,
+            &if_header(0, false),
+            |_| {},
+            |kind, body| {
+                if kind != NEWLINK {
+                    return;
+                }
+                let Some(index) = body.get(4..8).and_then(|b| b.try_into().ok()) else { return };
+                let name = attributes(body.get(16..).unwrap_or_default())
+                    .find(|(t, _)| *t == IFLA_IFNAME)
+                    .map(|(_, v)| String::from_utf8_lossy(v.strip_suffix(b"\0").unwrap_or(v)).into_owned());
+                out.push(Link { index: u32::from_ne_bytes(index), name: name.unwrap_or_default() });
+            },
+        )?;
+        Ok(out)
+    }
+
+    /// Makes a veth pair: `host` here, `peer` directly in the namespace `peer_netns`.
+    pub(crate) fn add_veth(
+        &self,
+        host: &str,
+        host_mac: Mac,
+        peer: &str,
+        peer_mac: Mac,
+        peer_netns: BorrowedFd<'_>,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
+        let netns = u32::try_from(peer_netns.as_raw_fd()).expect("an open descriptor is not negative");
+        self.request(NEWLINK, CREATE | EXCLUSIVE, &if_header(0, false), |m| {
+            m.text(IFLA_IFNAME, host);
+            m.raw(IFLA_ADDRESS, &host_mac);
+            m.native(IFLA_MTU, mtu);
+            m.nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "veth");
+                m.nest(IFLA_INFO_DATA, |m| {
+                    m.nest(VETH_INFO_PEER, |m| {
+                        m.header(&if_header(0, false));
+                        m.text(IFLA_IFNAME, peer);
+                        m.raw(IFLA_ADDRESS, &peer_mac);
+                        m.native(IFLA_MTU, mtu);
+                        m.native(IFLA_NET_NS_FD, netns);
+                    });
+                });
+            });
+        })
+    }
+
+    /// Makes a bridge without ports unless a link of that name exists.
+    pub(crate) fn ensure_bridge(&self, name: &str) -> Result<(), NetlinkError> {
+        let made = self.request(NEWLINK, CREATE | EXCLUSIVE, &if_header(0, false), |m| {
+            m.text(IFLA_IFNAME, name);
+            m.nest(IFLA_LINKINFO, |m| m.text(IFLA_INFO_KIND, "bridge"));
+        });
+        tolerate(made, &[Errno::EXIST])
+    }
+
+    /// Brings a link up and writes its IPv4 settings in the same request.
+    pub(crate) fn set_up(&self, name: &str, settings: &[(Conf, u32)]) -> Result<(), NetlinkError> {
+        self.request(NEWLINK, 0, &if_header(0, true), |m| {
+            m.text(IFLA_IFNAME, name);
+            if !settings.is_empty() {
+                m.nest(IFLA_AF_SPEC, |m| {
+                    m.nest(u16::from(AF_INET), |m| {
+                        m.nest(IFLA_INET_CONF, |m| {
+                            for (key, value) in settings {
+                                m.native(*key as u16, *value);
+                            }
+                        });
+                    });
+                });
+            }
+        })
+    }
+
+    /// Deletes a link; one that is not there is fine.
+    pub(crate) fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
+        let gone = self.request(DELLINK, 0, &if_header(0, false), |m| m.text(IFLA_IFNAME, name));
+        tolerate(gone, &[Errno::NODEV])
+    }
+
+    /// Index of a link by name.
+    pub(crate) fn link_index(&self, name: &str) -> Result<Option<u32>, NetlinkError> {
+        // The name-to-index call of the C library asks the kernel by ioctl on any socket of this namespace.
+        let probe =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+        match rustix::net::netdevice::name_to_index(&probe, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Adds `address`/32 to a link; there already is fine.
+    pub(crate) fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut header = [AF_INET, 32, 0, 0, 0, 0, 0, 0];
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        let added = self.request(NEWADDR, CREATE | EXCLUSIVE, &header, |m| {
+            m.raw(1, &address.octets());
+            m.raw(2, &address.octets());
+        });
+        tolerate(added, &[Errno::EXIST])
+    }
+
+    /// Writes a permanent neighbour entry, so that nobody needs to ask for the address.
+    pub(crate) fn set_neighbour(&self, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetlinkError> {
+        const PERMANENT: u16 = 0x80;
+        let mut header = [0u8; 12];
+        header[0] = AF_INET;
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        header[8..10].copy_from_slice(&PERMANENT.to_ne_bytes());
+        self.request(NEWNEIGH, CREATE | REPLACE, &header, |m| {
+            m.raw(1, &address.octets());
+            m.raw(2, &mac);
+        })
+    }
+
+    /// Writes the route to `destination`/`prefix` in the main table, replacing one to the same destination.
+    pub(crate) fn set_route(&self, destination: (Ipv4Addr, u8), via: &Via) -> Result<(), NetlinkError> {
+        self.request(NEWROUTE, CREATE | REPLACE, &route_header(destination.1, via), |m| {
+            route_body(m, destination, via);
+        })
+    }
+
+    /// Deletes a route; one that is not there is fine.
+    pub(crate) fn delete_route(&self, destination: (Ipv4Addr, u8), via: &Via) -> Result<(), NetlinkError> {
+        let gone = self.request(DELROUTE, 0, &route_header(destination.1, via), |m| {
+            route_body(m, destination, via);
+        });
+        tolerate(gone, &[Errno::SRCH, Errno::NODEV])
+    }
+}
+
+fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
+    const MAIN_TABLE: u8 = 254;
+    const PROTOCOL_STATIC: u8 = 4;
+    const SCOPE_UNIVERSE: u8 = 0;
+    const SCOPE_LINK: u8 = 253;
+    const UNICAST: u8 = 1;
+    const UNREACHABLE: u8 = 7;
+    let (scope, kind) = match via {
+        Via::Link { .. } => (SCOPE_LINK, UNICAST),
+        Via::Gateway { .. } => (SCOPE_UNIVERSE, UNICAST),
+        Via::Unreachable => (SCOPE_UNIVERSE, UNREACHABLE),
+    };
+    [AF_INET, prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, 0, 0, 0, 0]
+}
+
+fn route_body(m: &mut super::Message<'_>, destination: (Ipv4Addr, u8), via: &Via) {
+    const DST: u16 = 1;
+    const OIF: u16 = 4;
+    const GATEWAY: u16 = 5;
+    const PREFSRC: u16 = 7;
+    if destination.1 > 0 {
+        m.raw(DST, &destination.0.octets());
+    }
+    match via {
+        Via::Link { index, source } => {
+            m.native(OIF, *index);
+            if let Some(source) = source {
+                m.raw(PREFSRC, &source.octets());
+            }
+        }
+        Via::Gateway { index, gateway, source } => {
+            m.native(OIF, *index);
+            m.raw(GATEWAY, &gateway.octets());
+            if let Some(source) = source {
+                m.raw(PREFSRC, &source.octets());
+            }
+        }
+        Via::Unreachable => {}
+    }
+}

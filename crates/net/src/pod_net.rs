@@ -1,0 +1,461 @@
+//! The pod network of one node: a routed point-to-point veth per pod, no bridge between pods.
+//!
+//! ```text
+//!   pod netns                                   node netns
+//!   eth0 10.244.0.7/32  ───────── veth ───────── p<tag>-<hash of pod>   route 10.244.0.7/32 dev …
+//!   default via 169.254.1.1 (a permanent          permanent neighbour entry for 10.244.0.7
+//!   neighbour: the MAC of the other end)
+//!                                               p<tag>-gw: a bridge without ports, holds 10.244.0.1/32
+//!                                               (DNS listens there; source of what the node sends to pods)
+//! ```
+//!
+//! Invariants:
+//! - Every interface of ours begins with the instance's prefix; nothing else is ever touched.
+//! - An address goes back to the pool only after its interface is gone.
+//! - `setns` happens on threads made for it. All threads start in the namespace of their caller, so the whole
+//!   node network can live in a namespace of its own where at first only `lo` exists.
+//! - What is written is level-triggered: attaching again repairs, detaching again is fine.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::ipam::{Ipam, IpamError};
+use crate::netlink::route::{Conf, Mac, Via};
+use crate::netlink::{NetlinkError, Socket, tolerate};
+use crate::{nft, sysctl};
+
+/// What pods use as their default gateway; every pod's link has its own.
+const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const POD_INTERFACE: &str = "eth0";
+const DEFAULT_MTU: u32 = 1500;
+
+/// What the pod network of a node needs to know.
+#[derive(Clone, Debug)]
+pub struct PodNetConfig {
+    /// Leases and old kernel settings live here; made if it is missing.
+    pub state_dir: PathBuf,
+    /// This node's share of the cluster's pod addresses; the first address becomes the node's gateway address.
+    pub pod_cidr: (Ipv4Addr, u8),
+    /// Short tag that tells several Podium instances on one machine apart.
+    pub instance: String,
+    /// Largest packet in bytes; `None` means 1500.
+    pub mtu: Option<u32>,
+}
+
+impl PodNetConfig {
+    /// The node's own address in the pod network: the first address of the pod CIDR.
+    pub fn gateway(&self) -> Ipv4Addr {
+        gateway_of(self.pod_cidr)
+    }
+
+    fn pod_link(&self, pod: &str) -> String {
+        format!("{}{}", link_prefix(&self.instance), letters(pod, 8))
+    }
+}
+
+/// `p<tag>-`: begins the name of every interface of an instance.
+fn link_prefix(instance: &str) -> String {
+    let plain = instance.len() <= 5 && instance.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain { format!("p{instance}-") } else { format!("p{}-", letters(instance, 5)) }
+}
+
+/// Name of the interface that holds the node's address in the pod network.
+pub(crate) fn gateway_link(instance: &str) -> String {
+    format!("{}gw", link_prefix(instance))
+}
+
+/// Name of the nftables table of an instance.
+pub(crate) fn table_name(instance: &str) -> String {
+    format!("podium-{instance}")
+}
+
+fn sysctl_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("sysctl")
+}
+
+fn lease_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("leases")
+}
+
+/// Holds the pod CIDR, for a [`down`] that knows nothing else.
+fn cidr_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("pod-cidr")
+}
+
+fn network_of(cidr: (Ipv4Addr, u8)) -> (Ipv4Addr, u8) {
+    (Ipv4Addr::from(u32::from(gateway_of(cidr)) - 1), cidr.1)
+}
+
+/// First host address of a CIDR.
+pub fn gateway_of((network, prefix): (Ipv4Addr, u8)) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    Ipv4Addr::from((u32::from(network) & mask) + 1)
+}
+
+/// Why the pod network could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PodNetError {
+    /// No address, or its file could not be written.
+    #[error(transparent)]
+    Address(#[from] IpamError),
+    /// The kernel refused a change.
+    #[error("{step}")]
+    Netlink { step: &'static str, source: NetlinkError },
+    /// The pod's network namespace could not be entered.
+    #[error("network namespace {path}")]
+    Namespace { path: PathBuf, source: std::io::Error },
+    /// A kernel setting could not be read or written.
+    #[error("kernel setting {name}")]
+    Sysctl { name: &'static str, source: std::io::Error },
+    /// State could not be removed.
+    #[error("state directory {path}")]
+    State { path: PathBuf, source: std::io::Error },
+    /// A worker thread ended without an answer.
+    #[error("network worker ended early")]
+    Worker,
+}
+
+/// Names the step in which netlink failed.
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, PodNetError>;
+}
+
+impl<T> Step<T> for Result<T, NetlinkError> {
+    fn step(self, step: &'static str) -> Result<T, PodNetError> {
+        self.map_err(|source| PodNetError::Netlink { step, source })
+    }
+}
+
+/// The pod network of one node. Cheap to clone; every method may be called in parallel.
+#[derive(Clone)]
+pub struct PodNet {
+    inner: Arc<Inner>,
+    removals: mpsc::Sender<String>,
+}
+
+struct Inner {
+    config: PodNetConfig,
+    gateway_index: u32,
+    leases: Mutex<Leases>,
+    /// told whenever a removal is finished
+    removed: Condvar,
+}
+
+struct Leases {
+    ipam: Ipam,
+    /// detached pods whose interface is still being deleted
+    closing: HashSet<String>,
+}
+
+impl PodNet {
+    /// Makes the gateway interface, turns forwarding on and reads the leases. Everything already there is kept.
+    pub async fn open(config: PodNetConfig) -> Result<Self, PodNetError> {
+        on_thread(move || Self::open_here(config)).await?
+    }
+
+    fn open_here(config: PodNetConfig) -> Result<Self, PodNetError> {
+        let state_dir = &config.state_dir;
+        let ipam = Ipam::open(&lease_dir(state_dir), config.pod_cidr)?;
+        let cidr = format!("{}/{}\n", config.pod_cidr.0, config.pod_cidr.1);
+        let file = cidr_file(state_dir);
+        std::fs::write(&file, cidr).map_err(|source| PodNetError::State { path: file, source })?;
+        sysctl::set(&sysctl_dir(state_dir), "net/ipv4/ip_forward", "1")
+            .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;
+        let gateway_index = make_gateway(&config)?;
+        let leases = Mutex::new(Leases { ipam, closing: HashSet::new() });
+        let inner = Arc::new(Inner { config, gateway_index, leases, removed: Condvar::new() });
+        let (removals, queue) = mpsc::channel::<String>();
+        let worker = Arc::clone(&inner);
+        std::thread::Builder::new()
+            .name("net-removals".into())
+            .spawn(move || worker.remove_links(&queue))
+            .map_err(|_| PodNetError::Worker)?;
+        Ok(Self { inner, removals })
+    }
+
+    /// Connects the namespace at `netns` and returns the pod's addresses. A pod that is attached already keeps
+    /// its address; its link and routes are checked and repaired.
+    pub async fn attach(&self, pod_id: &str, netns: &Path) -> Result<Vec<IpAddr>, PodNetError> {
+        let (inner, pod, netns) = (Arc::clone(&self.inner), pod_id.to_owned(), netns.to_owned());
+        on_thread(move || inner.attach(&pod, &netns)).await?.map(|a| vec![IpAddr::V4(a)])
+    }
+
+    /// Disconnects a pod. Returns at once; the kernel needs tens of milliseconds to delete an interface, and the
+    /// address is free only after that. A pod that is not attached is fine.
+    pub async fn detach(&self, pod_id: &str) -> Result<(), PodNetError> {
+        self.inner.lock().closing.insert(pod_id.to_owned());
+        self.removals.send(pod_id.to_owned()).map_err(|_| PodNetError::Worker)
+    }
+
+    /// The pod's addresses; empty if it is not attached.
+    pub fn addresses(&self, pod_id: &str) -> Vec<IpAddr> {
+        let leases = self.inner.lock();
+        if leases.closing.contains(pod_id) {
+            return Vec::new();
+        }
+        leases.ipam.address(pod_id).map(IpAddr::V4).into_iter().collect()
+    }
+
+    /// Detaches every pod that is not in `living`, and deletes interfaces of ours that belong to no lease.
+    pub async fn cleanup(&self, living: &HashSet<String>) -> Result<(), PodNetError> {
+        let (known, wanted) = {
+            let leases = self.inner.lock();
+            let known = leases.ipam.pods();
+            let names: HashSet<String> = known.iter().map(|p| self.inner.config.pod_link(p)).collect();
+            (known, names)
+        };
+        for pod in known.iter().filter(|p| !living.contains(*p)) {
+            self.detach(pod).await?;
+        }
+        let inner = Arc::clone(&self.inner);
+        on_thread(move || inner.delete_strangers(&wanted)).await?
+    }
+
+    /// The node's own address in the pod network.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.inner.config.gateway()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().expect("no holder of the lease lock panics")
+    }
+
+    fn attach(&self, pod: &str, netns_path: &Path) -> Result<Ipv4Addr, PodNetError> {
+        let address = {
+            let mut leases = self.lock();
+            while leases.closing.contains(pod) {
+                leases = self.removed.wait(leases).expect("no holder of the lease lock panics");
+            }
+            leases.ipam.lease(pod)?
+        };
+        let entry = |source| PodNetError::Namespace { path: netns_path.to_owned(), source };
+        let netns = File::open(netns_path).map_err(entry)?;
+        let link = self.config.pod_link(pod);
+        let (host_mac, pod_mac) = macs(pod, address);
+        let host = Socket::route().step("open a netlink socket")?;
+        let made = host.add_veth(&link, host_mac, POD_INTERFACE, pod_mac, netns.as_fd(), self.mtu());
+        match made {
+            Err(e) if e.errno() == Some(Errno::EXIST) => {
+                // Either an adopted pod, or the same pod with a new namespace while the old one lingers.
+                if !in_namespace(&netns, netns_path, has_pod_interface)?.step("look for eth0")? {
+                    host.delete_link(&link).step("delete the link of an older sandbox")?;
+                    host.add_veth(&link, host_mac, POD_INTERFACE, pod_mac, netns.as_fd(), self.mtu())
+                        .step("make the veth pair again")?;
+                }
+            }
+            other => other.step("make the veth pair")?,
+        }
+        let index = host.link_index(&link).step("find the veth")?.ok_or(PodNetError::Worker)?;
+        // Node ports on 127.0.0.1 send packets with a loopback source to pods before they are masqueraded; the
+        // table drops loopback addresses that come from a pod.
+        let conf = [(Conf::Forwarding, 1), (Conf::RouteLocalnet, 1), (Conf::SendRedirects, 0)];
+        host.set_up(&link, &conf).step("bring the veth up")?;
+        host.set_neighbour(index, address, pod_mac).step("write the pod's neighbour entry")?;
+        let source = Some(self.config.gateway());
+        host.set_route((address, 32), &Via::Link { index, source }).step("route the pod's address")?;
+        in_namespace(&netns, netns_path, |socket| configure_pod(socket, address, host_mac))?
+            .step("configure eth0 in the pod")?;
+        Ok(address)
+    }
+
+    fn mtu(&self) -> u32 {
+        self.config.mtu.unwrap_or(DEFAULT_MTU)
+    }
+
+    /// Runs until the last [`PodNet`] is dropped.
+    fn remove_links(&self, queue: &mpsc::Receiver<String>) {
+        while let Ok(pod) = queue.recv() {
+            let gone = Socket::route().and_then(|s| s.delete_link(&self.config.pod_link(&pod)));
+            let mut leases = self.lock();
+            match gone {
+                Ok(()) => {
+                    if let Err(error) = leases.ipam.release(&pod) {
+                        tracing::warn!(pod, %error, "pod address not released");
+                    }
+                }
+                // The lease stays, so nobody gets the address; the next cleanup tries again.
+                Err(error) => tracing::warn!(pod, %error, "pod interface not deleted"),
+            }
+            leases.closing.remove(&pod);
+            drop(leases);
+            self.removed.notify_all();
+        }
+    }
+
+    fn delete_strangers(&self, wanted: &HashSet<String>) -> Result<(), PodNetError> {
+        let socket = Socket::route().step("open a netlink socket")?;
+        let prefix = link_prefix(&self.config.instance);
+        for link in socket.links().step("list links")? {
+            let ours = link.name.starts_with(&prefix) && link.index != self.gateway_index;
+            if !ours || wanted.contains(&link.name) {
+                continue;
+            }
+            // A pod may have been attached since `wanted` was gathered.
+            let leases = self.lock();
+            if leases.ipam.pods().iter().all(|p| self.config.pod_link(p) != link.name) {
+                tracing::info!(link = link.name, "deleting a pod interface that belongs to no pod");
+                socket.delete_link(&link.name).step("delete a stray link")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make_gateway(config: &PodNetConfig) -> Result<u32, PodNetError> {
+    let socket = Socket::route().step("open a netlink socket")?;
+    socket.set_up("lo", &[]).step("bring lo up")?;
+    let name = gateway_link(&config.instance);
+    socket.ensure_bridge(&name).step("make the gateway interface")?;
+    socket.set_up(&name, &[(Conf::Forwarding, 1)]).step("bring the gateway interface up")?;
+    let index = socket.link_index(&name).step("find the gateway interface")?.ok_or(PodNetError::Worker)?;
+    socket.add_address(index, config.gateway()).step("give the gateway its address")?;
+    // Without this, packets to a pod that is gone would leave by the default route.
+    socket.set_route(network_of(config.pod_cidr), &Via::Unreachable).step("close the pod CIDR")?;
+    Ok(index)
+}
+
+/// Routes the cluster IPs to the gateway interface, so that processes of the node reach services (whose address
+/// is rewritten before the packet leaves) even when the node has no default route.
+pub fn route_services(
+    instance: &str,
+    pod_cidr: (Ipv4Addr, u8),
+    services: (Ipv4Addr, u8),
+) -> Result<(), NetlinkError> {
+    let socket = Socket::route()?;
+    let index = socket.link_index(&gateway_link(instance))?.ok_or(NetlinkError::NoAnswer)?;
+    socket.set_route(services, &Via::Link { index, source: Some(gateway_of(pod_cidr)) })
+}
+
+fn configure_pod(socket: &Socket, address: Ipv4Addr, gateway_mac: Mac) -> Result<(), NetlinkError> {
+    socket.set_up("lo", &[])?;
+    let index = socket.link_index(POD_INTERFACE)?.ok_or(NetlinkError::NoAnswer)?;
+    socket.set_up(POD_INTERFACE, &[])?;
+    socket.add_address(index, address)?;
+    socket.set_neighbour(index, POD_GATEWAY, gateway_mac)?;
+    socket.set_route((POD_GATEWAY, 32), &Via::Link { index, source: None })?;
+    let default = Via::Gateway { index, gateway: POD_GATEWAY, source: Some(address) };
+    socket.set_route((Ipv4Addr::UNSPECIFIED, 0), &default)
+}
+
+fn has_pod_interface(socket: &Socket) -> Result<bool, NetlinkError> {
+    Ok(socket.link_index(POD_INTERFACE)?.is_some())
+}
+
+/// Runs `work` with a socket of another namespace, on a thread that lives only for that.
+fn in_namespace<T: Send>(
+    netns: &File,
+    path: &Path,
+    work: impl FnOnce(&Socket) -> Result<T, NetlinkError> + Send,
+) -> Result<Result<T, NetlinkError>, PodNetError> {
+    let inside = || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|e| PodNetError::Namespace { path: path.to_owned(), source: e.into() })?;
+        Ok(Socket::route().and_then(|s| work(&s)))
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| PodNetError::Worker)?
+}
+
+/// Runs blocking work on a thread of its own, which starts in the caller's network namespace.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PodNetError> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let run = move || {
+        if answer.send(work()).is_err() {
+            tracing::debug!("nobody waits for the network worker any more");
+        }
+    };
+    std::thread::Builder::new().name("net-worker".into()).spawn(run).map_err(|_| PodNetError::Worker)?;
+    answered.await.map_err(|_| PodNetError::Worker)
+}
+
+/// Removes every interface, route and the nftables table of an instance from the network namespace of the calling
+/// thread, puts kernel settings back and deletes the state. Works without a running agent; anything already gone
+/// is fine.
+pub async fn down(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
+    let (state_dir, instance) = (state_dir.to_owned(), instance.to_owned());
+    on_thread(move || down_here(&state_dir, &instance)).await?
+}
+
+fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
+    tolerate(nft::delete_table(&table_name(instance)), &[Errno::NOENT]).step("delete the nftables table")?;
+    let socket = Socket::route().step("open a netlink socket")?;
+    let prefix = link_prefix(instance);
+    for link in socket.links().step("list links")? {
+        if link.name.starts_with(&prefix) {
+            socket.delete_link(&link.name).step("delete a link")?;
+        }
+    }
+    if let Ok(text) = std::fs::read_to_string(cidr_file(state_dir)) {
+        if let Some(cidr) = parse_cidr(text.trim()) {
+            let via = Via::Unreachable;
+            socket.delete_route(network_of(cidr), &via).step("delete the route of the pod CIDR")?;
+        }
+    }
+    sysctl::restore(&sysctl_dir(state_dir))
+        .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;
+    match std::fs::remove_dir_all(state_dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(PodNetError::State { path: state_dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads `10.96.0.0/16`.
+pub fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    Some((address.parse().ok()?, prefix.parse().ok().filter(|p| *p <= 32)?))
+}
+
+/// Locally administered MAC addresses of the two ends.
+fn macs(pod: &str, address: Ipv4Addr) -> (Mac, Mac) {
+    let a = address.octets();
+    let h = fnv1a(pod.as_bytes()).to_be_bytes();
+    ([0x0a, h[0], h[1], h[2], h[3], h[4]], [0x0e, 0x58, a[0], a[1], a[2], a[3]])
+}
+
+/// FNV-1a, 64 bits: names must stay the same across versions, which the standard hasher does not promise.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// `count` letters and digits made from a hash.
+fn letters(text: &str, count: usize) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut hash = fnv1a(text.as_bytes());
+    // FNV mixes its low bits best; fold the high ones in.
+    hash ^= hash >> 32;
+    (0..count)
+        .map(|i| char::from(ALPHABET[usize::try_from((hash >> (5 * i)) & 31).expect("below 32")]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_fit_and_tell_instances_apart() {
+        let cidr = (Ipv4Addr::new(10, 244, 5, 9), 24);
+        for instance in ["a", "main0", "a-rather-long-instance"] {
+            let (state_dir, instance) = ("/x".into(), instance.to_owned());
+            let config = PodNetConfig { state_dir, pod_cidr: cidr, instance, mtu: None };
+            assert!(config.pod_link("0c7a2b1e-uid").len() <= 15, "{}", config.pod_link("x"));
+            assert_ne!(config.pod_link("pod-1"), config.pod_link("pod-2"));
+            assert!(gateway_link(&config.instance).starts_with(&link_prefix(&config.instance)));
+            assert_eq!(config.gateway(), Ipv4Addr::new(10, 244, 5, 1));
+        }
+        assert_eq!(network_of(cidr), (Ipv4Addr::new(10, 244, 5, 0), 24));
+        assert_ne!(link_prefix("a"), link_prefix("ab"));
+        assert_eq!(parse_cidr("10.96.0.0/16"), Some((Ipv4Addr::new(10, 96, 0, 0), 16)));
+        assert_eq!(parse_cidr("10.96.0.0/33"), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! The service proxy: makes Services reachable by rewriting packets in the kernel.
+//!
+//! ```text
+//!   informers ─▶ View ─▶ rules_of(service) ─▶ Table (claims, delta) ─▶ one nftables transaction
+//!                         pure, golden-tested      elements, O(changed)
+//! ```
+//!
+//! IPv4 only so far; IPv6 needs a twin of the table in family ip6.
+
+pub mod model;
+mod program;
+pub mod ruleset;
+pub mod table;
+
+pub use crate::pod_net::route_services;
+pub use ruleset::{Backend, Frontend, Protocol, Ruleset, Target, desired_rules};
+pub use table::Table;

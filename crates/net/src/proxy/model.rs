@@ -1,0 +1,213 @@
+//! The parts of Services and EndpointSlices that rules and DNS depend on, decoded once per event.
+//!
+//! Field names and meanings: Kubernetes API reference, core/v1 Service and discovery.k8s.io/v1 EndpointSlice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::ObjectKey;
+use serde::Deserialize;
+
+/// Label of an EndpointSlice that names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    pub name: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&*self.namespace, &*self.name)
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    pub metadata: Metadata,
+    pub spec: ServiceSpec,
+    pub status: ServiceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
+    pub external_name: String,
+    pub ports: Vec<ServicePort>,
+    pub session_affinity: String,
+    pub session_affinity_config: SessionAffinityConfig,
+    pub internal_traffic_policy: String,
+    pub external_traffic_policy: String,
+    pub publish_not_ready_addresses: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: ClientIpConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    pub timeout_seconds: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    pub name: String,
+    pub protocol: String,
+    pub port: u16,
+    pub node_port: u16,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    pub load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerStatus {
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    pub ip: String,
+    pub ip_mode: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    pub metadata: Metadata,
+    pub address_type: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub ports: Vec<EndpointPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    pub addresses: Vec<String>,
+    pub conditions: EndpointConditions,
+    pub hostname: Option<String>,
+    pub node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+impl EndpointConditions {
+    /// Unknown counts as ready.
+    pub fn is_ready(&self) -> bool {
+        self.ready.unwrap_or(true)
+    }
+
+    /// A terminating endpoint that still answers: used when no endpoint is ready (KEP-1669).
+    pub fn is_serving_while_terminating(&self) -> bool {
+        self.terminating.unwrap_or(false) && self.serving.unwrap_or_else(|| self.is_ready())
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub name: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub protocol: String,
+    pub port: Option<u16>,
+}
+
+fn null_is_empty<'de, D, T>(input: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(input)?.unwrap_or_default())
+}
+
+impl EndpointSlice {
+    /// The Service the slice belongs to.
+    pub fn service(&self) -> Option<ObjectKey> {
+        let name = self.metadata.labels.get(SERVICE_NAME_LABEL)?;
+        Some(ObjectKey::new(&*self.metadata.namespace, &**name))
+    }
+}
+
+/// Services and the slices of each: what rules and DNS records are computed from.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    services: BTreeMap<ObjectKey, Service>,
+    slices: BTreeMap<ObjectKey, BTreeMap<String, EndpointSlice>>,
+    /// which service a slice was filed under, as its label may change
+    owners: BTreeMap<ObjectKey, ObjectKey>,
+}
+
+impl View {
+    /// Records a Service's new state (`None`: deleted).
+    pub fn set_service(&mut self, key: &ObjectKey, new: Option<Service>) {
+        match new {
+            Some(service) => self.services.insert(key.clone(), service),
+            None => self.services.remove(key),
+        };
+    }
+
+    /// Records a slice's new state; returns the services whose endpoints may have changed.
+    pub fn set_slice(&mut self, key: &ObjectKey, new: Option<EndpointSlice>) -> BTreeSet<ObjectKey> {
+        let mut touched = BTreeSet::new();
+        if let Some(owner) = self.owners.remove(key) {
+            if let Some(slices) = self.slices.get_mut(&owner) {
+                slices.remove(&key.name);
+                if slices.is_empty() {
+                    self.slices.remove(&owner);
+                }
+            }
+            touched.insert(owner);
+        }
+        if let Some((slice, owner)) = new.and_then(|s| s.service().map(|o| (s, o))) {
+            self.owners.insert(key.clone(), owner.clone());
+            self.slices.entry(owner.clone()).or_default().insert(key.name.clone(), slice);
+            touched.insert(owner);
+        }
+        touched
+    }
+
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = (&ObjectKey, &Service)> {
+        self.services.iter()
+    }
+
+    /// The slices of a Service, in order of their names.
+    pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+}

@@ -1,0 +1,286 @@
+//! How frontends become nftables data: a fixed program and maps, no chain per service.
+//!
+//! ```text
+//!   prerouting, output ─▶ dispatch: address . protocol . port ─▶ verdict map `services`
+//!                                   (then 0.0.0.0 . protocol . port, if the destination is local: node ports)
+//!        goto pick-<kind>-<number of targets>[-<affinity seconds>]
+//!             number = random below the count;  map `targets`: address . protocol . port . number ─▶ dnat
+//!   affinity: map `sticky` (client . address . protocol . port ─▶ target, expires), believed only while the
+//!             target is in the set `affine`
+//!   postrouting: who must look like the node (hairpin, loopback, pods to the outside) is masqueraded
+//! ```
+//!
+//! The number of chains is bounded by the distinct (kind, count, seconds), not by services. One changed endpoint
+//! is a handful of elements. No packet mark is used, so there is none to clash with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::ruleset::{Backend, Frontend, Target};
+use crate::nft::{Batch, Expr, Field, Hook, HookPoint, R, SetSpec, SetValue, Value, Verdict};
+
+use Field::{Address, Number, Port, Protocol};
+
+/// The sets and maps of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Set {
+    Services,
+    Targets,
+    Affine,
+    Sticky,
+    Closed,
+    Hairpin,
+}
+
+impl Set {
+    pub(crate) const ALL: [Set; 6] =
+        [Set::Services, Set::Targets, Set::Affine, Set::Sticky, Set::Closed, Set::Hairpin];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Set::Services => "services",
+            Set::Targets => "targets",
+            Set::Affine => "affine",
+            Set::Sticky => "sticky",
+            Set::Closed => "closed",
+            Set::Hairpin => "hairpin",
+        }
+    }
+
+    fn spec(self) -> SetSpec {
+        let (key, value): (&'static [Field], _) = match self {
+            Set::Services | Set::Closed => (&[Address, Protocol, Port], SetValue::Verdict),
+            Set::Targets => (&[Address, Protocol, Port, Number], SetValue::Data(&[Address, Port])),
+            Set::Affine => (&[Address, Protocol, Port, Address, Port], SetValue::Nothing),
+            Set::Sticky => (&[Address, Address, Protocol, Port], SetValue::Data(&[Address, Port])),
+            Set::Hairpin => (&[Address, Address], SetValue::Nothing),
+        };
+        SetSpec { name: self.name(), key, value, dynamic: matches!(self, Set::Sticky) }
+    }
+}
+
+/// A chain that picks one of `count` targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pick {
+    /// keyed by 0.0.0.0 instead of the packet's destination
+    node_port: bool,
+    count: u32,
+    affinity_seconds: Option<u32>,
+}
+
+impl Pick {
+    fn name(self) -> String {
+        let kind = if self.node_port { "node" } else { "ip" };
+        match self.affinity_seconds {
+            Some(seconds) => format!("pick-{kind}-{}-{seconds}s", self.count),
+            None => format!("pick-{kind}-{}", self.count),
+        }
+    }
+
+    /// Writes the chain and its rules. Without affinity: registers 0-2 frontend, 3 number, 4-5 target. With
+    /// affinity: 0 client, 1-3 frontend, then 4 number or 4-5 target.
+    pub(crate) fn write(self, batch: &mut Batch) {
+        let name = self.name();
+        batch.chain(&name, None);
+        let Some(seconds) = self.affinity_seconds else {
+            let mut rule = self.frontend(0);
+            rule.push(Expr::Random(R(3), self.count));
+            rule.push(Expr::Map(Set::Targets.name(), R(0), R(4)));
+            rule.push(Expr::Dnat(R(4), R(5)));
+            batch.rule(&name, &rule);
+            return;
+        };
+        let (sticky, mut known) = (Set::Sticky.name(), vec![Expr::Source(R(0))]);
+        known.extend(self.frontend(1));
+        known.push(Expr::Map(sticky, R(0), R(4)));
+        known.push(Expr::InSet(Set::Affine.name(), R(1)));
+        known.push(Expr::Remember(sticky, R(0), R(4), seconds));
+        known.push(Expr::Dnat(R(4), R(5)));
+        batch.rule(&name, &known);
+        let mut fresh = vec![Expr::Source(R(0))];
+        fresh.extend(self.frontend(1));
+        fresh.push(Expr::Random(R(4), self.count));
+        fresh.push(Expr::Map(Set::Targets.name(), R(1), R(6)));
+        // An entry for a target that is gone would only have its time refreshed.
+        fresh.push(Expr::Forget(sticky, R(0), R(6)));
+        fresh.push(Expr::Remember(sticky, R(0), R(6), seconds));
+        fresh.push(Expr::Dnat(R(6), R(7)));
+        batch.rule(&name, &fresh);
+    }
+
+    fn frontend(self, first: u32) -> Vec<Expr> {
+        frontend_key(first, self.node_port)
+    }
+}
+
+/// Loads address, protocol and port of the packet's destination into three registers.
+fn frontend_key(first: u32, node_port: bool) -> Vec<Expr> {
+    let address = if node_port { Expr::Load(R(first), vec![0; 4]) } else { Expr::Destination(R(first)) };
+    vec![address, Expr::L4Protocol(R(first + 1)), Expr::DestinationPort(R(first + 2))]
+}
+
+/// What a frontend puts into the maps.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    pub(crate) elements: BTreeMap<(Set, Vec<u8>), Value>,
+    pub(crate) picks: BTreeSet<Pick>,
+}
+
+/// The map elements of one frontend, without the hairpin set (which is shared by frontends).
+pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
+    let mut out = Entries::default();
+    let key = frontend_bytes(frontend);
+    match backend {
+        Backend::Reject => {
+            out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Goto("reject".into())));
+        }
+        Backend::Drop => {
+            out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Drop));
+        }
+        Backend::Targets { targets, affinity_seconds } => {
+            let count = u32::try_from(targets.len()).expect("fewer than 2^32 endpoints");
+            let pick =
+                Pick { node_port: frontend.address.is_none(), count, affinity_seconds: *affinity_seconds };
+            for (number, target) in (0u32..).zip(targets) {
+                let numbered = [&key[..], &number.to_ne_bytes()].concat();
+                out.elements.insert((Set::Targets, numbered), Value::Data(target_bytes(*target)));
+                if affinity_seconds.is_some() {
+                    out.elements
+                        .insert((Set::Affine, [&key[..], &target_bytes(*target)].concat()), Value::Nothing);
+                }
+            }
+            out.elements.insert((Set::Services, key), Value::Verdict(Verdict::Goto(pick.name())));
+            out.picks.insert(pick);
+        }
+    }
+    out
+}
+
+/// The element that lets a pod reach itself through a service.
+pub(crate) fn hairpin(address: Ipv4Addr) -> (Set, Vec<u8>) {
+    (Set::Hairpin, [address.octets(), address.octets()].concat())
+}
+
+fn frontend_bytes(frontend: &Frontend) -> Vec<u8> {
+    let mut out = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets().to_vec();
+    out.extend([frontend.protocol.number(), 0, 0, 0]);
+    out.extend(frontend.port.to_be_bytes());
+    out.extend([0; 2]);
+    out
+}
+
+fn target_bytes(target: Target) -> Vec<u8> {
+    let mut out = target.address.octets().to_vec();
+    out.extend(target.port.to_be_bytes());
+    out.extend([0; 2]);
+    out
+}
+
+/// Addresses the fixed part of the program depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) pod_cidr: (Ipv4Addr, u8),
+    /// all pods of the cluster, reached without masquerading
+    pub(crate) cluster_cidr: (Ipv4Addr, u8),
+    pub(crate) gateway: Ipv4Addr,
+}
+
+/// The sets and the chains that no picking chain leads to; comes before picks and elements.
+pub(crate) fn write_sets_and_leaves(batch: &mut Batch) {
+    for set in Set::ALL {
+        batch.set(&set.spec());
+    }
+    batch.chain("reject", None);
+    batch.rule("reject", &[Expr::L4Protocol(R(0)), Expr::Equal(R(0), vec![6]), Expr::RejectTcpReset]);
+    batch.rule("reject", &[Expr::RejectPortUnreachable]);
+}
+
+/// The chains that look into the maps and the hooks; comes after the elements, so that no packet meets a map
+/// that is half full.
+pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
+    look_up(batch, "dispatch", Set::Services);
+    look_up(batch, "check-closed", Set::Closed);
+
+    const RAW: i32 = -300;
+    const BEFORE_DNAT: i32 = -110;
+    const DNAT: i32 = -100;
+    const SNAT: i32 = 100;
+    let hook = |kind, point, priority| Some(Hook { kind, point, priority });
+    // Pods' links may carry loopback addresses for node ports; nobody outside may use that.
+    batch.chain("guard-loopback", hook("filter", HookPoint::Prerouting, RAW));
+    for load in [Expr::Destination(R(4)), Expr::Source(R(4))] {
+        let mut name = b"lo".to_vec();
+        name.resize(16, 0);
+        let foreign = [Expr::InterfaceInName(R(0)), Expr::NotEqual(R(0), name), load];
+        let rule = [&foreign[..], &in_range(4, (Ipv4Addr::LOCALHOST, 8), true), &[Expr::Do(Verdict::Drop)]];
+        batch.rule("guard-loopback", &rule.concat());
+    }
+    for (closed, nat, point) in [
+        ("closed-prerouting", "nat-prerouting", HookPoint::Prerouting),
+        ("closed-output", "nat-output", HookPoint::Output),
+    ] {
+        const STATE_NEW: u32 = 8;
+        batch.chain(closed, hook("filter", point, BEFORE_DNAT));
+        batch.rule(
+            closed,
+            &[
+                Expr::CtState(R(0)),
+                Expr::And(R(0), STATE_NEW),
+                Expr::NotEqual(R(0), vec![0; 4]),
+                Expr::Do(Verdict::Jump("check-closed".into())),
+            ],
+        );
+        batch.chain(nat, hook("nat", point, DNAT));
+        batch.rule(nat, &[Expr::Do(Verdict::Jump("dispatch".into()))]);
+    }
+    batch.chain("nat-postrouting", hook("nat", HookPoint::Postrouting, SNAT));
+    postrouting(batch, at);
+}
+
+/// A chain that looks the destination up as it is and then, if it is a local address, as a node port.
+fn look_up(batch: &mut Batch, chain: &str, set: Set) {
+    const LOCAL: u32 = 2;
+    batch.chain(chain, None);
+    let mut direct = frontend_key(0, false);
+    direct.push(Expr::VerdictMap(set.name(), R(0)));
+    batch.rule(chain, &direct);
+    let mut local = vec![Expr::DestinationType(R(0)), Expr::Equal(R(0), LOCAL.to_ne_bytes().to_vec())];
+    local.extend(frontend_key(0, true));
+    local.push(Expr::VerdictMap(set.name(), R(0)));
+    batch.rule(chain, &local);
+}
+
+fn postrouting(batch: &mut Batch, at: &Addresses) {
+    const CHAIN: &str = "nat-postrouting";
+    const DESTINATION_REWRITTEN: u32 = 1 << 5;
+    let balanced =
+        [Expr::CtStatus(R(0)), Expr::And(R(0), DESTINATION_REWRITTEN), Expr::NotEqual(R(0), vec![0; 4])];
+    let source = |range, inside| [&[Expr::Source(R(4))][..], &in_range(4, range, inside)].concat();
+    let destination = |range, inside| [&[Expr::Destination(R(4))][..], &in_range(4, range, inside)].concat();
+    let as_gateway = [Expr::Load(R(0), at.gateway.octets().to_vec()), Expr::Snat(R(0))];
+    let loopback = (Ipv4Addr::LOCALHOST, 8);
+
+    // A pod that reaches itself must get answers by way of the node, which undoes the rewriting.
+    let itself = [Expr::Source(R(4)), Expr::Destination(R(5)), Expr::InSet(Set::Hairpin.name(), R(4))];
+    batch.rule(CHAIN, &[&balanced[..], &itself, &as_gateway].concat());
+    // Node ports on 127.0.0.1.
+    let from_loopback = [&balanced[..], &source(loopback, true)].concat();
+    batch.rule(CHAIN, &[&from_loopback[..], &destination(at.pod_cidr, true), &as_gateway].concat());
+    batch.rule(CHAIN, &[&from_loopback[..], &[Expr::Masquerade]].concat());
+    // Answers of this node's pods pass here anyway: the client's address can be kept.
+    batch.rule(CHAIN, &[&destination(at.pod_cidr, true)[..], &[Expr::Do(Verdict::Accept)]].concat());
+    // Answers from elsewhere would go straight to an outside client.
+    batch.rule(CHAIN, &[&balanced[..], &source(at.cluster_cidr, false), &[Expr::Masquerade]].concat());
+    // Pods (and the gateway address) to the world outside.
+    let outside = [source(at.pod_cidr, true), destination(at.cluster_cidr, false)].concat();
+    batch.rule(CHAIN, &[&outside[..], &[Expr::Masquerade]].concat());
+}
+
+/// Compares the address in a register with a range.
+fn in_range(register: u32, (network, prefix): (Ipv4Addr, u8), inside: bool) -> Vec<Expr> {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    let base = Ipv4Addr::from(u32::from(network) & mask).octets().to_vec();
+    // The register holds network order and the mask is written in the machine's order.
+    let compare = if inside { Expr::Equal(R(register), base) } else { Expr::NotEqual(R(register), base) };
+    vec![Expr::And(R(register), mask.to_be()), compare]
+}

@@ -1,0 +1,392 @@
+//! The pod network and the service proxy with real packets, in network namespaces made for the test.
+
+mod world;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Instant;
+
+use api::ObjectKey;
+use net::proxy::{Backend, Frontend, Protocol, Table, Target};
+use net::{PodNet, PodNetConfig};
+use world::{Pod, ask, ask_udp, at, in_new_node, root, serve_here};
+
+const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
+const CLUSTER_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+async fn open(dir: &Path, instance: &str, pod_cidr: (Ipv4Addr, u8)) -> PodNet {
+    let config = PodNetConfig { state_dir: dir.to_owned(), pod_cidr, instance: instance.into(), mtu: None };
+    PodNet::open(config).await.unwrap()
+}
+
+/// A node with three serving pods, and a machine outside the cluster.
+struct Node {
+    dir: tempfile::TempDir,
+    net: PodNet,
+    pods: Vec<(Pod, Ipv4Addr)>,
+    outside: Pod,
+    table: Table,
+}
+
+async fn attach(net: &PodNet, pod: &Pod) -> Ipv4Addr {
+    match net.attach(&pod.id, &pod.netns).await.unwrap()[..] {
+        [IpAddr::V4(address)] => address,
+        ref other => panic!("one IPv4 address expected, got {other:?}"),
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (net, pods, outside) = block_on(async {
+            let net = open(&dir.path().join("net"), "test", POD_CIDR).await;
+            let mut pods = Vec::new();
+            for id in ["a", "b", "c"] {
+                let pod = Pod::new(id);
+                let address = attach(&net, &pod).await;
+                pod.serve(8080);
+                pods.push((pod, address));
+            }
+            // A second instance's "pod" is a neighbour of this node as far as the first one knows.
+            let elsewhere = open(&dir.path().join("outside"), "out", (Ipv4Addr::new(192, 0, 2, 0), 24)).await;
+            let outside = Pod::new("outside");
+            attach(&elsewhere, &outside).await;
+            outside.serve(8080);
+            (net, pods, outside)
+        });
+        let table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        let mut node = Self { dir, net, pods, outside, table };
+        node.table.apply().unwrap();
+        // What the proxy does for cluster IPs: a route, so that a node without a default route can reach them.
+        net::proxy::route_services("test", POD_CIDR, (Ipv4Addr::new(10, 96, 0, 0), 16)).unwrap();
+        node
+    }
+
+    fn service(
+        &mut self,
+        name: &str,
+        frontends: &[(Option<[u8; 4]>, u16)],
+        pods: &[usize],
+        affinity: Option<u32>,
+    ) {
+        let targets: Vec<Target> =
+            pods.iter().map(|p| Target { address: self.pods[*p].1, port: 8080 }).collect();
+        let mut rules = Vec::new();
+        for (address, port) in frontends {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let frontend = Frontend { address: address.map(Ipv4Addr::from), protocol, port: *port };
+                let backend = if targets.is_empty() {
+                    Backend::Reject
+                } else {
+                    Backend::Targets { targets: targets.clone(), affinity_seconds: affinity }
+                };
+                rules.push((frontend, backend));
+            }
+        }
+        self.table.set_service(&ObjectKey::new("ns", name), rules);
+        self.table.apply().unwrap();
+    }
+}
+
+/// How often each server answered.
+fn spread(count: usize, ask: impl Fn() -> world::Answer) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for _ in 0..count {
+        *out.entry(ask().unwrap().0).or_default() += 1;
+    }
+    out
+}
+
+const VIP: [u8; 4] = [10, 96, 0, 50];
+
+#[test]
+fn pods_reach_each_other_and_the_node() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new();
+        let (a, b) = (&node.pods[0], &node.pods[1]);
+        let to: SocketAddr = (b.1, 8080).into();
+        assert_eq!(a.0.run(move || ask(to)), Ok(("b".into(), IpAddr::V4(a.1))));
+        // from the node, and to the node
+        assert_eq!(ask(to), Ok(("b".into(), GATEWAY)));
+        serve_here("node", 9090);
+        assert_eq!(a.0.run(|| ask((GATEWAY, 9090))), Ok(("node".into(), IpAddr::V4(a.1))));
+        // within the pod
+        assert_eq!(a.0.run(|| ask(at([127, 0, 0, 1], 8080))).unwrap().0, "a");
+        // an address nobody has
+        assert!(a.0.run(|| ask(at([10, 244, 0, 200], 1))).is_err());
+    });
+}
+
+#[test]
+fn cluster_ips_balance_for_pods_and_the_node() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        node.service("web", &[(Some(VIP), 80), (Some(VIP), 81)], &[0, 1, 2], None);
+        for port in [80, 81] {
+            let counts = node.pods[0].0.run(move || spread(120, || ask(at(VIP, port))));
+            assert!(counts.len() == 3 && counts.values().all(|n| *n > 15), "{counts:?}");
+        }
+        let counts = spread(120, || ask(at(VIP, 80)));
+        assert!(counts.len() == 3 && counts.values().all(|n| *n > 15), "{counts:?}");
+        let counts = node.pods[0].0.run(|| spread(60, || ask_udp(at(VIP, 80), 0)));
+        assert_eq!(counts.len(), 3, "{counts:?}");
+        // The client's own address arrives.
+        node.service("web", &[(Some(VIP), 80)], &[1], None);
+        let a = node.pods[0].1;
+        assert_eq!(node.pods[0].0.run(|| ask(at(VIP, 80))), Ok(("b".into(), IpAddr::V4(a))));
+        assert_eq!(ask(at(VIP, 80)), Ok(("b".into(), GATEWAY)));
+    });
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        node.service("self", &[(Some(VIP), 80), (None, 30080)], &[0], None);
+        assert_eq!(node.pods[0].0.run(|| ask(at(VIP, 80))), Ok(("a".into(), GATEWAY)));
+        assert_eq!(node.pods[0].0.run(|| ask_udp(at(VIP, 80), 0)), Ok(("a".into(), GATEWAY)));
+        assert_eq!(node.pods[0].0.run(|| ask((GATEWAY, 30080))), Ok(("a".into(), GATEWAY)));
+    });
+}
+
+#[test]
+fn node_ports_answer_on_every_local_address() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        node.service("np", &[(None, 30080)], &[0, 1, 2], None);
+        for address in [[127, 0, 0, 1], [127, 1, 2, 3], [10, 244, 0, 1], [192, 0, 2, 1]] {
+            let counts = spread(30, || ask(at(address, 30080)));
+            assert_eq!(counts.len(), 3, "{address:?} {counts:?}");
+            assert!(ask_udp(at(address, 30080), 0).is_ok(), "{address:?}");
+        }
+        // from outside, with the client's address
+        let (_, seen) = node.outside.run(|| ask(at([192, 0, 2, 1], 30080))).unwrap();
+        assert_eq!(seen, IpAddr::from([192, 0, 2, 2]));
+        assert!(node.pods[1].0.run(|| ask((GATEWAY, 30080))).is_ok());
+        // not on addresses of others
+        assert!(node.pods[1].0.run(|| ask(at([192, 0, 2, 2], 30080))).is_err());
+    });
+}
+
+#[test]
+fn a_service_without_endpoints_refuses() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        node.service("empty", &[(Some(VIP), 80), (None, 30081)], &[], None);
+        let start = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(node.pods[0].0.run(|| ask(at(VIP, 80))), Err(ErrorKind::ConnectionRefused));
+            assert_eq!(ask(at(VIP, 80)), Err(ErrorKind::ConnectionRefused));
+            assert_eq!(ask(at([127, 0, 0, 1], 30081)), Err(ErrorKind::ConnectionRefused));
+            let refused = node.outside.run(|| ask(at([192, 0, 2, 1], 30081)));
+            assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+        }
+        assert_eq!(node.pods[0].0.run(|| ask_udp(at(VIP, 80), 0)), Err(ErrorKind::ConnectionRefused));
+        assert!(start.elapsed().as_millis() < 1500, "refusals must come at once: {:?}", start.elapsed());
+        node.service("empty", &[(Some(VIP), 80)], &[2], None);
+        assert_eq!(ask(at(VIP, 80)).unwrap().0, "c");
+    });
+}
+
+#[test]
+fn a_client_stays_with_its_endpoint_until_that_is_gone() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        let web = [(Some(VIP), 80), (None, 30082)];
+        node.service("sticky", &web, &[0, 1, 2], Some(3600));
+        let client = Pod::new("client");
+        block_on(attach(&node.net, &client));
+        let counts = client.run(|| spread(30, || ask(at(VIP, 80))));
+        assert_eq!(counts.len(), 1, "{counts:?}");
+        let counts = client.run(|| spread(30, || ask((GATEWAY, 30082))));
+        assert_eq!(counts.len(), 1, "{counts:?}");
+        // The chosen one goes; the client moves, and stays where it went even when the first comes back.
+        let first = client.run(|| ask(at(VIP, 80))).unwrap().0;
+        let rest: Vec<usize> = (0..3).filter(|i| node.pods[*i].0.id != first).collect();
+        node.service("sticky", &web, &rest, Some(3600));
+        let counts = client.run(|| spread(20, || ask(at(VIP, 80))));
+        assert!(counts.len() == 1 && !counts.contains_key(&first), "{first} {counts:?}");
+        node.service("sticky", &web, &[0, 1, 2], Some(3600));
+        assert_eq!(client.run(|| spread(20, || ask(at(VIP, 80)))).keys().next(), counts.keys().next());
+        // Another client has a choice of its own: with ten of them, not all alike.
+        let mut chosen = HashSet::new();
+        for i in 0..10 {
+            let other = Pod::new(&format!("client-{i}"));
+            block_on(attach(&node.net, &other));
+            chosen.insert(other.run(|| ask(at(VIP, 80))).unwrap().0);
+        }
+        assert!(chosen.len() > 1, "{chosen:?}");
+    });
+}
+
+#[test]
+fn an_affinity_expires() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        node.service("sticky", &[(Some(VIP), 80)], &[0, 1, 2], Some(1));
+        let mut seen = HashSet::new();
+        for _ in 0..8 {
+            seen.insert(node.pods[0].0.run(|| ask(at(VIP, 80))).unwrap().0);
+            std::thread::sleep(std::time::Duration::from_millis(1300));
+        }
+        assert!(seen.len() > 1, "{seen:?}");
+    });
+}
+
+#[test]
+fn pods_reach_the_outside_as_the_node() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new();
+        let (server, seen) = node.pods[0].0.run(|| ask(at([192, 0, 2, 2], 8080))).unwrap();
+        assert_eq!(server, "outside");
+        assert!([GATEWAY, IpAddr::from([192, 0, 2, 1])].contains(&seen), "{seen}");
+        assert!(node.pods[0].0.run(|| ask_udp(at([192, 0, 2, 2], 8080), 0)).is_ok());
+    });
+}
+
+#[test]
+fn endpoints_come_and_go_without_a_gap() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        let web = [(Some(VIP), 80)];
+        for pods in [&[0usize][..], &[0, 1], &[1], &[1, 2, 0], &[2, 0], &[], &[1]] {
+            node.service("web", &web, pods, None);
+            let allowed: HashSet<&str> = pods.iter().map(|p| ["a", "b", "c"][*p]).collect();
+            if allowed.is_empty() {
+                assert_eq!(ask(at(VIP, 80)), Err(ErrorKind::ConnectionRefused));
+                continue;
+            }
+            let counts = spread(40, || ask(at(VIP, 80)));
+            assert_eq!(counts.keys().map(String::as_str).collect::<HashSet<_>>(), allowed);
+        }
+        // A UDP client that keeps its port is moved when its endpoint goes.
+        node.service("web", &web, &[0], None);
+        assert_eq!(ask_udp(at(VIP, 80), 5000).unwrap().0, "a");
+        node.service("web", &web, &[1], None);
+        assert_eq!(ask_udp(at(VIP, 80), 5000).unwrap().0, "b");
+        // A fresh table over the old one (a restarted agent) serves the same.
+        let mut again = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        for (frontend, backend) in node.table.desired().frontends {
+            again.set_service(&ObjectKey::new("ns", "web"), vec![(frontend, backend)]);
+        }
+        again.apply().unwrap();
+        assert_eq!(ask_udp(at(VIP, 80), 5000).unwrap().0, "b");
+    });
+}
+
+#[test]
+fn attaching_again_repairs_and_detaching_frees() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new();
+        block_on(async {
+            let (a, address) = &node.pods[0];
+            assert_eq!(attach(&node.net, a).await, *address);
+            // the same pod in a new sandbox
+            let again = Pod::new("a");
+            assert_eq!(attach(&node.net, &again).await, *address);
+            again.serve(8080);
+            let to: SocketAddr = (*address, 8080).into();
+            assert_eq!(node.pods[1].0.run(move || ask(to)).unwrap().0, "a");
+            // a restarted agent knows its pods
+            let restarted = open(&node.dir.path().join("net"), "test", POD_CIDR).await;
+            assert_eq!(restarted.addresses("a"), [IpAddr::V4(*address)]);
+            restarted.cleanup(&HashSet::from(["a".to_owned(), "b".to_owned()])).await.unwrap();
+            assert_eq!(restarted.addresses("c"), [] as [IpAddr; 0]);
+            restarted.detach("a").await.unwrap();
+            // a pod of that name again: waits for the removal
+            let next = Pod::new("a");
+            assert_ne!(attach(&restarted, &next).await, *address);
+            assert!(restarted.attach("x", Path::new("/nonexistent")).await.is_err());
+        });
+    });
+}
+
+#[test]
+fn many_pods_attach_in_parallel() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let dir = tempfile::tempdir().unwrap();
+        block_on(async {
+            let net = open(&dir.path().join("net"), "test", POD_CIDR).await;
+            let pods: Vec<Pod> = (0..30).map(|i| Pod::new(&format!("p{i}"))).collect();
+            let all = pods.iter().map(|p| attach(&net, p));
+            let start = Instant::now();
+            let addresses = futures_util::future::join_all(all).await;
+            eprintln!("30 pods attached in {:?}", start.elapsed());
+            assert_eq!(addresses.iter().collect::<HashSet<_>>().len(), 30);
+            for pod in &pods {
+                net.detach(&pod.id).await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn down_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap();
+        let forwarding = read("/proc/sys/net/ipv4/ip_forward");
+        let mut node = Node::new();
+        node.service("np", &[(None, 30080)], &[0], None);
+        assert_eq!(read("/proc/sys/net/ipv4/ip_forward").trim(), "1");
+        let (net_dir, out_dir) = (node.dir.path().join("net"), node.dir.path().join("outside"));
+        block_on(async {
+            net::down(&out_dir, "out").await.unwrap();
+            net::down(&net_dir, "test").await.unwrap();
+            // once more is fine
+            net::down(&net_dir, "test").await.unwrap();
+        });
+        assert_eq!(read("/proc/sys/net/ipv4/ip_forward"), forwarding);
+        assert!(!net_dir.exists());
+        let links = read("/proc/thread-self/net/dev");
+        assert_eq!(
+            links.lines().skip(2).map(|l| l.trim().split(':').next().unwrap()).collect::<Vec<_>>(),
+            ["lo"]
+        );
+        assert_eq!(read("/proc/thread-self/net/route").lines().count(), 1);
+        // The table is gone: a new one of that name starts empty and can be deleted again.
+        assert!(ask(at([127, 0, 0, 1], 30080)).is_err());
+    });
+}
