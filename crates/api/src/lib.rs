@@ -11,19 +11,23 @@
 //! - Every other crate may use this one; it uses none of them.
 //! - Errors that can reach a user are a Kubernetes [`Status`].
 
+pub mod codec;
 pub mod meta;
 pub mod object;
+pub mod quantity;
 pub mod request;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod stream;
+pub mod time;
 
 pub use meta::{GroupVersionKind, GroupVersionResource, ObjectKey};
 pub use object::Object;
+pub use quantity::Quantity;
 pub use request::{
-    ApiRequest, ApiResponse, Body, ContentType, EventKind, PatchType, RequestOptions, ResponseBody, Target, Verb,
-    WatchEvent, WatchStream,
+    ApiRequest, ApiResponse, Body, ContentType, EventKind, PatchType, RequestOptions, ResponseBody, Target,
+    Verb, WatchEvent, WatchStream,
 };
 pub use schema::{Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
 pub use selector::{FieldSelector, LabelSelector};

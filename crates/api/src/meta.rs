@@ -23,7 +23,11 @@ impl GroupVersionResource {
 
     /// `pods`, `deployments.apps`: the form used in messages and RBAC.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() { self.resource.clone() } else { format!("{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
     }
 
     /// Path of the collection or of one object: `/api/v1/namespaces/ns/pods/name`.

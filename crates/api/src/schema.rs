@@ -6,6 +6,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use serde_json::{Map, Value};
+
+use crate::Object;
+
 /// Index of a type in its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub u32);
@@ -80,7 +84,39 @@ pub struct TypeDef {
     pub atomic: bool,
 }
 
+impl Field {
+    /// An optional field of a type, with all markers unset.
+    pub fn new(name: impl Into<Cow<'static, str>>, ty: FieldType) -> Self {
+        Self {
+            name: name.into(),
+            ty,
+            required: false,
+            list_type: ListType::Atomic,
+            atomic: false,
+            patch_merge_key: None,
+            patch_merge: false,
+            patch_retain_keys: false,
+            default: None,
+            number: 0,
+            inlined_in: None,
+            description: Cow::Borrowed(""),
+        }
+    }
+}
+
 impl TypeDef {
+    /// A type from its fields, in any order.
+    pub fn new(name: impl Into<Cow<'static, str>>, mut fields: Vec<Field>) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            name: name.into(),
+            description: Cow::Borrowed(""),
+            fields,
+            preserve_unknown: false,
+            atomic: false,
+        }
+    }
+
     /// Field by JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         let index = self.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()?;
@@ -100,7 +136,8 @@ impl SchemaTable {
     /// Builds a table; `kinds` maps (group, version, kind) to a type.
     pub fn new(types: Vec<TypeDef>, kinds: HashMap<(String, String, String), TypeId>) -> Self {
         let ids = 0u32..;
-        let by_name = types.iter().zip(ids).map(|(t, id)| (t.name.clone().into_owned(), TypeId(id))).collect();
+        let by_name =
+            types.iter().zip(ids).map(|(t, id)| (t.name.clone().into_owned(), TypeId(id))).collect();
         Self { types, by_name, by_kind: kinds }
     }
 
@@ -129,3 +166,42 @@ impl SchemaTable {
         (0u32..).map(TypeId).zip(&self.types)
     }
 }
+
+/// Fills the literal defaults of the schema into fields that are absent, in objects that are present.
+pub fn apply_defaults(table: &SchemaTable, ty: TypeId, object: &mut Object) {
+    default_map(table, ty, &mut object.0);
+}
+
+fn default_map(table: &SchemaTable, ty: TypeId, map: &mut Map<String, Value>) {
+    for field in &table.get(ty).fields {
+        if let Some(value) = map.get_mut(field.name.as_ref()) {
+            default_value(table, &field.ty, value);
+        } else if let Some(literal) = &field.default
+            && let Ok(mut value) = serde_json::from_str::<Value>(literal)
+        {
+            default_value(table, &field.ty, &mut value);
+            map.insert(field.name.clone().into_owned(), value);
+        }
+    }
+}
+
+fn default_value(table: &SchemaTable, ty: &FieldType, value: &mut Value) {
+    match (ty, value) {
+        (FieldType::Ref(id), Value::Object(map)) => default_map(table, *id, map),
+        (FieldType::List(inner), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| default_value(table, inner, item));
+        }
+        (FieldType::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| default_value(table, inner, item));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn test_table() -> (SchemaTable, TypeId) {
+    tests::table()
+}
+
+#[cfg(test)]
+mod tests;

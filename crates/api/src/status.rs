@@ -127,7 +127,8 @@ pub struct FieldError {
 impl FieldError {
     /// A required value is missing.
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { "Required value".into() } else { format!("Required value: {detail}") };
+        let message =
+            if detail.is_empty() { "Required value".into() } else { format!("Required value: {detail}") };
         Self { field: field.into(), kind: FieldErrorKind::Required, message }
     }
 
@@ -160,7 +161,11 @@ impl FieldError {
 
     /// A reference points to nothing.
     pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self { field: field.into(), kind: FieldErrorKind::NotFound, message: format!("Not found: {}", value.into()) }
+        Self {
+            field: field.into(),
+            kind: FieldErrorKind::NotFound,
+            message: format!("Not found: {}", value.into()),
+        }
     }
 
     fn reason(&self) -> &'static str {
@@ -344,7 +349,11 @@ impl Status {
             kind: text(details, "kind"),
             causes: causes
                 .iter()
-                .map(|c| Cause { reason: text(c, "reason"), message: text(c, "message"), field: text(c, "field") })
+                .map(|c| Cause {
+                    reason: text(c, "reason"),
+                    message: text(c, "message"),
+                    field: text(c, "field"),
+                })
                 .collect(),
             retry_after_seconds: details["retryAfterSeconds"].as_u64().and_then(|s| u32::try_from(s).ok()),
         }
