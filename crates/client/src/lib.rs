@@ -14,10 +14,18 @@
 
 pub mod client;
 pub mod clock;
+pub mod controller;
 pub mod informer;
 pub mod kind;
+mod perform;
+pub mod queue;
+pub mod recorder;
+pub mod runner;
 
 pub use client::{Client, Transport};
 pub use clock::{Clock, SystemClock, spawn};
+pub use controller::{Action, Controller, InformerSet, Outcome, Plan, Read, View, Watch};
 pub use informer::{Informer, Scope};
 pub use kind::{Cached, Change, Kind, List, Metadata};
+pub use queue::WorkQueue;
+pub use recorder::{EventRecorder, EventType};
