@@ -11,7 +11,9 @@
 //! - Only interfaces, routes and the one nftables table that carry the instance's name are written.
 //! - No external program is run.
 
+pub mod dns;
 pub mod ipam;
+pub mod model;
 mod netlink;
 mod nft;
 pub mod pod_net;

@@ -7,11 +7,12 @@
 //!
 //! IPv4 only so far; IPv6 needs a twin of the table in family ip6.
 
-pub mod model;
 mod program;
 pub mod ruleset;
+mod run;
 pub mod table;
 
 pub use crate::pod_net::route_services;
 pub use ruleset::{Backend, Frontend, Protocol, Ruleset, Target, desired_rules};
+pub use run::{ProxyConfig, run};
 pub use table::Table;

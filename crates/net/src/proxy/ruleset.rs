@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 use api::ObjectKey;
 
-use super::model::{Endpoint, EndpointSlice, Service, ServicePort, View};
+use crate::model::{Endpoint, EndpointSlice, Service, ServicePort, View};
 
 /// Services that carry it are left to another proxy.
 const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -152,7 +152,7 @@ fn backend(
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     let mut anywhere = false;
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
-        let matching = |p: &&super::model::EndpointPort| {
+        let matching = |p: &&crate::model::EndpointPort| {
             p.name == port.name && Protocol::parse(&p.protocol) == Some(protocol)
         };
         for number in slice.ports.iter().filter(matching).filter_map(|p| p.port) {

@@ -96,6 +96,11 @@ impl Table {
         }
     }
 
+    /// True once the kernel holds the table.
+    pub fn is_loaded(&self) -> bool {
+        self.installed.is_some()
+    }
+
     /// The rules as they should be now.
     pub fn desired(&self) -> Ruleset {
         let first = |claims: &BTreeMap<ObjectKey, Backend>| claims.values().next().cloned();

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::ObjectKey;
+use api::{GroupVersionResource, ObjectKey};
+use client::Kind;
 use serde::Deserialize;
 
 /// Label of an EndpointSlice that names its Service.
@@ -16,7 +17,6 @@ pub struct Metadata {
     pub name: String,
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
 }
 
 impl Metadata {
@@ -150,6 +150,26 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(input)?.unwrap_or_default())
+}
+
+impl Kind for Service {
+    fn gvr() -> GroupVersionResource {
+        GroupVersionResource::new("", "v1", "services")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("v1".into(), "Service")
+    }
+}
+
+impl Kind for EndpointSlice {
+    fn gvr() -> GroupVersionResource {
+        GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("discovery.k8s.io/v1".into(), "EndpointSlice")
+    }
 }
 
 impl EndpointSlice {

@@ -1,0 +1,146 @@
+//! The running proxy: follows Services and EndpointSlices and keeps the table in step.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use api::ObjectKey;
+use client::{Change, Client, Informer, Scope};
+use tokio::sync::{mpsc, watch};
+
+use super::ruleset::rules_of;
+use super::table::Table;
+use crate::model::{EndpointSlice, Service, View};
+use crate::netlink::NetlinkError;
+use crate::pod_net::{route_services, table_name};
+
+/// What the proxy of a node needs to know.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// For "Local" traffic policies: endpoints say which node they are on.
+    pub node_name: String,
+    /// The same tag as the pod network's; names the nftables table.
+    pub instance: String,
+    /// This node's pods.
+    pub pod_cidr: (Ipv4Addr, u8),
+    /// All pods of the cluster; traffic to them keeps its source. With one node the same as `pod_cidr`.
+    pub cluster_cidr: (Ipv4Addr, u8),
+    /// Cluster IPs; routed to the gateway interface so that the node's own processes reach them without a
+    /// default route. `None` leaves routes alone.
+    pub service_cidr: Option<(Ipv4Addr, u8)>,
+}
+
+/// Runs until `stop` turns true. The rules stay in the kernel, so that services work while the agent restarts;
+/// [`crate::down`] removes them.
+pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<bool>) {
+    let services = Informer::<Service>::start(&client, Scope::default());
+    let slices = Informer::<EndpointSlice>::start(&client, Scope::default());
+    let mut proxy = Proxy {
+        services: services.subscribe(),
+        slices: slices.subscribe(),
+        view: View::default(),
+        touched: BTreeSet::new(),
+        table: Some(Table::new(&table_name(&config.instance), config.pod_cidr, config.cluster_cidr)),
+        config,
+    };
+    // The first load replaces what an earlier run left, so it must be complete.
+    let synced = async {
+        services.synced().await;
+        slices.synced().await;
+    };
+    tokio::select! {
+        () = synced => {}
+        _ = stop.wait_for(|stop| *stop) => return,
+    }
+    tokio::select! {
+        () = proxy.follow() => tracing::error!("the informers ended: services are no longer followed"),
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+struct Proxy {
+    config: ProxyConfig,
+    services: mpsc::UnboundedReceiver<Change<Service>>,
+    slices: mpsc::UnboundedReceiver<Change<EndpointSlice>>,
+    view: View,
+    touched: BTreeSet<ObjectKey>,
+    /// away while a blocking thread works with it
+    table: Option<Table>,
+}
+
+impl Proxy {
+    async fn follow(&mut self) {
+        const FIRST_DELAY: Duration = Duration::from_millis(200);
+        const LONGEST_DELAY: Duration = Duration::from_secs(30);
+        let mut delay = FIRST_DELAY;
+        loop {
+            // Whatever arrived while the kernel was busy goes into one transaction.
+            while let Ok(change) = self.services.try_recv() {
+                self.on_service(change);
+            }
+            while let Ok(change) = self.slices.try_recv() {
+                self.on_slice(change);
+            }
+            let failed = match self.apply().await {
+                Ok(()) => false,
+                Err(error) => {
+                    tracing::warn!(%error, "packet rules for services could not be loaded; trying again");
+                    true
+                }
+            };
+            let retry = async {
+                if failed {
+                    tokio::time::sleep(delay).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                change = self.services.recv() => match change {
+                    Some(change) => self.on_service(change),
+                    None => return,
+                },
+                change = self.slices.recv() => match change {
+                    Some(change) => self.on_slice(change),
+                    None => return,
+                },
+                () = retry => {}
+            }
+            delay = if failed { (delay * 2).min(LONGEST_DELAY) } else { FIRST_DELAY };
+        }
+    }
+
+    fn on_service(&mut self, change: Change<Service>) {
+        self.view.set_service(&change.key, change.new.map(|c| c.object.clone()));
+        self.touched.insert(change.key);
+    }
+
+    fn on_slice(&mut self, change: Change<EndpointSlice>) {
+        let touched = self.view.set_slice(&change.key, change.new.map(|c| c.object.clone()));
+        self.touched.extend(touched);
+    }
+
+    async fn apply(&mut self) -> Result<(), NetlinkError> {
+        let mut table = self.table.take().unwrap_or_else(|| {
+            // Only a panic in the blocking thread loses the table; start again with everything.
+            self.touched.extend(self.view.services().map(|(key, _)| key.clone()));
+            Table::new(&table_name(&self.config.instance), self.config.pod_cidr, self.config.cluster_cidr)
+        });
+        for key in std::mem::take(&mut self.touched) {
+            let rules = rules_of(&self.view, &key, &self.config.node_name);
+            table.set_service(&key, rules);
+        }
+        let config = self.config.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let first = !table.is_loaded();
+            let result = table.apply().and_then(|()| match config.service_cidr {
+                Some(services) if first => route_services(&config.instance, config.pod_cidr, services),
+                _ => Ok(()),
+            });
+            (table, result)
+        });
+        let (table, result) = done.await.map_err(|_| NetlinkError::NoAnswer)?;
+        self.table = Some(table);
+        result
+    }
+}
