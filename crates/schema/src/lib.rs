@@ -9,6 +9,8 @@
 //! Invariants: the table borrows from the program's own bytes and is read once, at first use; nothing in it is written by hand
 //! but the supplement.
 
+pub mod openapi;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
