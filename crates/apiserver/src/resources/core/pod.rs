@@ -1,0 +1,193 @@
+//! Pod.
+
+use api::{FieldError, Object, RequestOptions, Status};
+use serde_json::{Value, json};
+
+use crate::resource::{DeleteDecision, Strategy, WriteContext};
+use crate::resources::check::{At, Errors, immutable};
+use crate::resources::pod_spec::{defaults, update, validate};
+use crate::resources::quantity;
+
+pub(super) struct PodStrategy;
+
+/// Quality of service: Guaranteed where every container's limits for cpu and memory are set and equal its requests,
+/// BestEffort where nothing is set, Burstable else.
+fn qos_class(o: &Object) -> &'static str {
+    let spec = At::top(o, "spec");
+    let (mut any, mut guaranteed) = (false, true);
+    for list in ["initContainers", "containers"] {
+        for container in spec.field(list).items() {
+            let resources = container.field("resources");
+            for name in ["cpu", "memory"] {
+                let amount =
+                    |kind: &str| quantity::parse(&resources.field(kind).field(name)).filter(|q| !q.is_zero());
+                let (request, limit) = (amount("requests"), amount("limits"));
+                any |= request.is_some() || limit.is_some();
+                guaranteed &= limit.is_some() && (request.is_none() || request == limit);
+            }
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+impl Strategy for PodStrategy {
+    fn default(&self, object: &mut Object) {
+        if let Some(spec) = object.0.get_mut("spec") {
+            defaults::pod_spec(spec);
+            defaults::pod_only(spec);
+        }
+    }
+
+    fn prepare_for_create(&self, _: &WriteContext<'_>, object: &mut Object) {
+        let qos = qos_class(object);
+        object.set(&["status"], json!({"phase": "Pending", "qosClass": qos}));
+        let gated = !At::top(object, "spec").field("schedulingGates").is_empty();
+        if gated {
+            let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+            object.set(&["status", "conditions"], condition);
+        }
+    }
+
+    fn prepare_for_update(&self, cx: &WriteContext<'_>, new: &mut Object, old: &Object) {
+        match cx.subresource {
+            Some("ephemeralcontainers") => {
+                let added = new.get(&["spec", "ephemeralContainers"]).cloned();
+                let mut kept = old.clone();
+                if let Some(list) = added {
+                    kept.set(&["spec", "ephemeralContainers"], list);
+                }
+                *new = kept;
+            }
+            Some("resize") => resize(new, old),
+            // Ephemeral containers come through their own path only.
+            _ => match old.get(&["spec", "ephemeralContainers"]).cloned() {
+                Some(list) => new.set(&["spec", "ephemeralContainers"], list),
+                None => drop(new.remove(&["spec", "ephemeralContainers"])),
+            },
+        }
+        if let Some(qos) = old.get(&["status", "qosClass"]).cloned() {
+            new.set_default(&["status", "qosClass"], qos);
+        }
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        let mut e = Errors::new();
+        let spec = At::top(object, "spec");
+        validate::pod_spec(&spec, &mut e);
+        if !spec.field("schedulingGates").is_empty() && !spec.field("nodeName").is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            spec.field("nodeName").forbidden(&mut e, detail);
+        }
+        e
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut e = Errors::new();
+        // An update through a subresource changes the spec in its own way; those paths have put everything else back.
+        let ephemeral = |o: &Object| o.get(&["spec", "ephemeralContainers"]).cloned();
+        let resources = |o: &Object| {
+            let all = At::top(o, "spec").field("containers");
+            all.items().map(|c| c.field("resources").value.clone()).collect::<Vec<Value>>()
+        };
+        if ephemeral(new) != ephemeral(old) {
+            ephemeral_update(new, old, &mut e);
+        } else if resources(new) != resources(old) && only_resources_differ(new, old) {
+            if qos_class(new) != qos_class(old) {
+                let detail = "Pod QOS Class may not change as a result of resizing";
+                e.push(FieldError::invalid("spec", qos_class(new), detail));
+            }
+        } else {
+            update::validate(new, old, &mut e);
+        }
+        immutable(&mut e, new, old, &["status", "qosClass"]);
+        e
+    }
+
+    fn before_delete(
+        &self,
+        _: &WriteContext<'_>,
+        object: &Object,
+        options: &RequestOptions,
+    ) -> Result<DeleteDecision, Status> {
+        let unscheduled = object.str(&["spec", "nodeName"]).is_empty();
+        let terminated = matches!(object.str(&["status", "phase"]), "Succeeded" | "Failed");
+        if unscheduled || terminated {
+            return Ok(DeleteDecision::Now);
+        }
+        let period = object.i64(&["spec", "terminationGracePeriodSeconds"]).unwrap_or(30);
+        let seconds = match options.grace_period_seconds.unwrap_or(period) {
+            n if n < 0 => 1,
+            n => n,
+        };
+        Ok(if seconds == 0 { DeleteDecision::Now } else { DeleteDecision::Graceful { seconds } })
+    }
+
+    fn warnings(&self, object: &Object) -> Vec<String> {
+        let mut out = Vec::new();
+        let spec = At::top(object, "spec");
+        let grace = spec.field("terminationGracePeriodSeconds");
+        if grace.i64().is_some_and(|n| n < 0) {
+            out.push(format!(
+                "{}: must be >= 0; negative values are invalid and will be treated as 1",
+                grace.path
+            ));
+        }
+        for container in spec.field("containers").items() {
+            let mut seen = std::collections::HashSet::new();
+            for variable in container.field("env").items() {
+                let name = variable.field("name").str();
+                if !seen.insert(name) {
+                    out.push(format!(
+                        "{}: hides previous definition of {name:?}, which may be dropped when using apply",
+                        variable.path
+                    ));
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Takes over the containers' resources and nothing else.
+fn resize(new: &mut Object, old: &Object) {
+    let wanted = new.clone();
+    *new = old.clone();
+    for list in ["containers", "initContainers"] {
+        let all = At::top(&wanted, "spec").field(list);
+        for container in all.items() {
+            let name = container.field("name").str();
+            let target = new.0.get_mut("spec").and_then(|s| s.get_mut(list));
+            for item in crate::resources::defaults::items_mut(target) {
+                if item["name"] == name {
+                    item["resources"] = container.field("resources").value.clone();
+                }
+            }
+        }
+    }
+}
+
+fn only_resources_differ(new: &Object, old: &Object) -> bool {
+    let mut copy = new.clone();
+    resize(&mut copy, old);
+    copy.get(&["spec"]) == new.get(&["spec"])
+}
+
+fn ephemeral_update(new: &Object, old: &Object, e: &mut Errors) {
+    let (after, before) = (At::top(new, "spec"), At::top(old, "spec"));
+    let (after, before) = (after.field("ephemeralContainers"), before.field("ephemeralContainers"));
+    for old in before.items() {
+        let name = old.field("name").str();
+        match after.items().find(|c| c.field("name").str() == name) {
+            None => after.forbidden(e, &format!("existing ephemeral containers {name:?} may not be removed")),
+            Some(new) if new.value != old.value => {
+                after.forbidden(e, &format!("existing ephemeral containers {name:?} may not be changed"));
+            }
+            Some(_) => {}
+        }
+    }
+}
