@@ -1,0 +1,218 @@
+//! `pods/log`, `pods/exec` and `pods/attach`: which container, may it, and then over to its node.
+
+use api::stream::{ExecOptions, LogOptions};
+use api::{ApiRequest, ApiResponse, FieldError, Object, ObjectKey, ResponseBody, Status, Target};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::pipeline::{Outcome, Session, no_such_path};
+use crate::resource::Reader;
+use crate::server::ApiServer;
+
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Opens a stream to a container.
+pub(crate) async fn open(server: &ApiServer, request: &ApiRequest, upgrade: bool) -> Result<Outcome, Status> {
+    let Target::Resource { gvr, namespace, name, subresource } = &request.target else {
+        return Err(no_such_path());
+    };
+    let namespace = namespace.as_deref().unwrap_or_default();
+    let name = name.as_deref().unwrap_or_default();
+    let pod = Reader::get(&server.registry, gvr, &ObjectKey::new(namespace, name)).await?;
+    let pod = pod.ok_or_else(|| Status::not_found(&gvr.group, &gvr.resource, name))?;
+    match (gvr.group.as_str(), gvr.resource.as_str(), subresource.as_deref().unwrap_or_default()) {
+        ("", "pods", "log") => logs(server, request, &pod).await.map(Outcome::Response),
+        ("", "pods", what @ ("exec" | "attach")) => {
+            if !upgrade {
+                return Err(Status::bad_request("Upgrade request required"));
+            }
+            session(server, request, &pod, what).await.map(Outcome::Session)
+        }
+        _ => Err(no_such_path()),
+    }
+}
+
+async fn logs(server: &ApiServer, request: &ApiRequest, pod: &Object) -> Result<ApiResponse, Status> {
+    let mut options = log_options(request)?;
+    options.container = container(pod, &options.container)?;
+    let node = pod.str(&["spec", "nodeName"]);
+    let body = if node.is_empty() {
+        ResponseBody::Bytes(vec![Bytes::new()])
+    } else {
+        check_log(pod, &options)?;
+        let gateway = &server.config.gateway;
+        ResponseBody::Stream(gateway.logs(node, pod.namespace(), pod.name(), options).await?)
+    };
+    Ok(ApiResponse { code: 200, content_type: "text/plain".into(), body, warnings: Vec::new() })
+}
+
+fn log_options(request: &ApiRequest) -> Result<LogOptions, Status> {
+    let text = |name: &str| request.options.extra(name).filter(|value| !value.is_empty());
+    let flag = |name: &str| matches!(text(name), Some("true" | "1"));
+    let mut errors = Vec::new();
+    let mut number = |name: &str, least: i64| {
+        let value = text(name)?;
+        match value.parse::<i64>() {
+            Ok(number) if number >= least => u64::try_from(number).ok(),
+            _ => {
+                errors.push(FieldError::invalid(name, value, &format!("must be greater than or equal to {least}")));
+                None
+            }
+        }
+    };
+    let mut options = LogOptions {
+        tail_lines: number("tailLines", 0),
+        limit_bytes: number("limitBytes", 1),
+        since_seconds: number("sinceSeconds", 1),
+        ..LogOptions::default()
+    };
+    options.container = text("container").unwrap_or_default().to_owned();
+    options.follow = flag("follow");
+    options.previous = flag("previous");
+    options.timestamps = flag("timestamps");
+    options.since_time = text("sinceTime").map(str::to_owned);
+    if options.since_time.is_some() && options.since_seconds.is_some() {
+        errors.push(FieldError::forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
+    if errors.is_empty() { Ok(options) } else { Err(Status::invalid("", "PodLogOptions", "", &errors)) }
+}
+
+fn names<'a>(pod: &'a Object, list: &str) -> Vec<&'a str> {
+    let list = pod.get(&["spec", list]).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}
+
+/// The container that is meant: the named one, the only one, or the one that an annotation names.
+fn container(pod: &Object, wanted: &str) -> Result<String, Status> {
+    let own = names(pod, "containers");
+    let init = names(pod, "initContainers");
+    let ephemeral = names(pod, "ephemeralContainers");
+    if !wanted.is_empty() {
+        if [&own, &init, &ephemeral].iter().any(|list| list.contains(&wanted)) {
+            return Ok(wanted.to_owned());
+        }
+        return Err(Status::bad_request(format!("container {wanted} is not valid for pod {}", pod.name())));
+    }
+    let annotated = pod.str(&["metadata", "annotations", DEFAULT_CONTAINER]);
+    match own.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        list if list.contains(&annotated) => Ok(annotated.to_owned()),
+        list => {
+            let mut text =
+                format!("a container name must be specified for pod {}, choose one of: [{}]", pod.name(), list.join(" "));
+            if !init.is_empty() {
+                text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            Err(Status::bad_request(text))
+        }
+    }
+}
+
+/// Refuses the log of a container that has not run yet.
+fn check_log(pod: &Object, options: &LogOptions) -> Result<(), Status> {
+    let name = &options.container;
+    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let statuses = lists.iter().filter_map(|list| pod.get(&["status", list])).filter_map(Value::as_array);
+    let status = statuses.flatten().find(|status| status["name"] == name.as_str());
+    let waiting = |reason: &str| {
+        let pod = pod.name();
+        Err(Status::bad_request(format!("container {name:?} in pod {pod:?} is waiting to start: {reason}")))
+    };
+    let Some(status) = status else { return waiting("ContainerCreating") };
+    let ended_before = status["lastState"]["terminated"].is_object();
+    if options.previous {
+        if ended_before {
+            return Ok(());
+        }
+        let pod = pod.name();
+        return Err(Status::bad_request(format!("previous terminated container {name:?} in pod {pod:?} not found")));
+    }
+    let state = &status["state"];
+    if state["running"].is_object() || state["terminated"].is_object() || ended_before {
+        return Ok(());
+    }
+    match state["waiting"]["reason"].as_str().unwrap_or("ContainerCreating") {
+        "ErrImagePull" | "ImagePullBackOff" => waiting("trying and failing to pull image"),
+        reason => waiting(reason),
+    }
+}
+
+async fn session(server: &ApiServer, request: &ApiRequest, pod: &Object, what: &str) -> Result<Session, Status> {
+    let text = |name: &str| request.options.extra(name);
+    let flag = |name: &str| matches!(text(name), Some("true" | "1"));
+    let commands = request.options.extra.iter().filter(|(name, _)| name == "command");
+    let mut options = ExecOptions {
+        container: text("container").unwrap_or_default().to_owned(),
+        command: commands.map(|(_, value)| value.clone()).collect(),
+        stdin: flag("stdin"),
+        stdout: flag("stdout"),
+        stderr: flag("stderr"),
+        tty: flag("tty"),
+    };
+    if what == "exec" && options.command.is_empty() {
+        return Err(Status::bad_request("you must specify at least 1 command for the container"));
+    }
+    if !(options.stdin || options.stdout || options.stderr) {
+        return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+    }
+    options.container = container(pod, &options.container)?;
+    let phase = pod.str(&["status", "phase"]);
+    if matches!(phase, "Succeeded" | "Failed") {
+        let text = format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
+        return Err(Status::bad_request(text));
+    }
+    let node = pod.str(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+    }
+    let gateway = &server.config.gateway;
+    let (namespace, name) = (pod.namespace(), pod.name());
+    let streams = match what {
+        "exec" => gateway.exec(node, namespace, name, options.clone()).await?,
+        _ => gateway.attach(node, namespace, name, options.clone()).await?,
+    };
+    Ok(Session { streams, options })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_container_is_chosen_as_documented() {
+        let pod = |value| Object::from_value(value).unwrap();
+        let one = pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}));
+        let two = pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
+            "initContainers": [{"name": "i"}]}}));
+        assert_eq!(container(&one, "").unwrap(), "a");
+        assert_eq!(container(&two, "b").unwrap(), "b");
+        assert_eq!(container(&one, "x").unwrap_err().message, "container x is not valid for pod p");
+        assert_eq!(
+            container(&two, "").unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+        );
+    }
+
+    #[test]
+    fn logs_need_a_container_that_ran() {
+        let check = |status: Value, previous| {
+            let pod = Object::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [status]}}));
+            let options = LogOptions { container: "a".into(), previous, ..LogOptions::default() };
+            check_log(&pod.unwrap(), &options).map_err(|status| status.message)
+        };
+        let waiting = |reason: &str| Err(format!("container \"a\" in pod \"p\" is waiting to start: {reason}"));
+        let state = |state: Value| json!({"name": "a", "state": state});
+        assert_eq!(check(json!({"name": "b"}), false), waiting("ContainerCreating"));
+        assert_eq!(check(state(json!({"waiting": {"reason": "PodInitializing"}})), false), waiting("PodInitializing"));
+        assert_eq!(
+            check(state(json!({"waiting": {"reason": "ImagePullBackOff"}})), false),
+            waiting("trying and failing to pull image")
+        );
+        assert_eq!(check(state(json!({"running": {}})), false), Ok(()));
+        assert!(check(state(json!({"running": {}})), true).is_err());
+        let crashed = json!({"name": "a", "state": {"waiting": {}}, "lastState": {"terminated": {}}});
+        assert_eq!(check(crashed, false), Ok(()));
+    }
+}

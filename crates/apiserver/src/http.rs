@@ -1,0 +1,359 @@
+//! The server on the wire: TLS, HTTP/1.1 and 2 by ALPN, decoding of requests, encoding of answers.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{ApiRequest, ApiResponse, Body, ContentType, Reason, ResponseBody, Status, Verb, WatchEvent};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming as RequestBody};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::authn;
+use crate::pipeline::{self, Incoming, Outcome};
+use crate::registry::codec;
+use crate::resource::UserInfo;
+use crate::server::ApiServer;
+use crate::{url, websocket};
+
+/// Largest request body, as upstream.
+const BODY_LIMIT: usize = 3 << 20;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long requests may go on after the stop was asked for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait after the listener failed to accept (out of descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+type ResponseBytes = UnsyncBoxBody<Bytes, io::Error>;
+
+impl ApiServer {
+    /// Serves until `stop` turns true; watches then end and requests under way are finished.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let graceful = Arc::new(GracefulShutdown::new());
+        let stopped = stop.clone();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => {
+                        let (server, acceptor) = (Arc::clone(&self), acceptor.clone());
+                        tokio::spawn(connection(server, acceptor, socket, Arc::clone(&graceful), stopped.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                result = stop.wait_for(|stop| *stop) => {
+                    drop(result);
+                    break;
+                }
+            }
+        }
+        drop(listener);
+        // Connections hold a reference only while they shake hands.
+        if let Some(graceful) = Arc::into_inner(graceful)
+            && tokio::time::timeout(STOP_TIMEOUT, graceful.shutdown()).await.is_err()
+        {
+            tracing::info!("connections still open after the stop are dropped");
+        }
+    }
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    graceful: Arc<GracefulShutdown>,
+    stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = certificate.and_then(|certificate| authn::x509::user(certificate));
+    let service = service_fn(move |request| {
+        let (server, peer, stop) = (Arc::clone(&server), peer.clone(), stop.clone());
+        async move { Ok::<_, Infallible>(respond(&server, peer, request, stop).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).max_concurrent_streams(1000);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let connection = graceful.watch(connection);
+    drop(graceful);
+    if let Err(error) = connection.await {
+        tracing::debug!(error, "connection ended");
+    }
+}
+
+/// One request, from wire to wire.
+async fn respond(
+    server: &ApiServer,
+    peer: Option<UserInfo>,
+    mut request: Request<RequestBody>,
+    stop: watch::Receiver<bool>,
+) -> Response<ResponseBytes> {
+    let socket = WebSocketOffer::of(&mut request);
+    let result = async {
+        let user = authenticate(server, peer, request.headers()).await?;
+        let impersonate = impersonated(request.headers())?;
+        let upgrade = socket.as_ref().is_some_and(|offer| offer.protocol.is_some());
+        let request = decode(request).await?;
+        pipeline::handle(server, &user, Incoming { request, impersonate, upgrade }).await
+    };
+    match result.await {
+        Ok(Outcome::Response(response)) => encode(response, stop),
+        Ok(Outcome::Session(session)) => match socket {
+            Some(offer) => offer.accept(session),
+            None => failure(&Status::bad_request("Upgrade request required")),
+        },
+        Err(status) => failure(&status),
+    }
+}
+
+async fn authenticate(
+    server: &ApiServer,
+    peer: Option<UserInfo>,
+    headers: &HeaderMap,
+) -> Result<UserInfo, Status> {
+    if let Some(user) = peer {
+        return Ok(user);
+    }
+    let Some(header) = headers.get(AUTHORIZATION) else { return Ok(authn::anonymous()) };
+    let header = header.to_str().map_err(|_| authn::unauthorized())?;
+    let (scheme, token) = header.split_once(' ').ok_or_else(authn::unauthorized)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(authn::unauthorized());
+    }
+    let tokens = &server.registry.tokens;
+    let audiences = tokens.api_audiences();
+    let now = jiff::Timestamp::now();
+    Ok(tokens.authenticate(token.trim(), &audiences, &server.registry, now).await?.0)
+}
+
+/// Whom the caller wants to act as, from the `Impersonate-*` headers.
+fn impersonated(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
+    let mut user = UserInfo::default();
+    let mut any = false;
+    for (name, value) in headers {
+        let Some(what) = name.as_str().strip_prefix("impersonate-") else { continue };
+        let value = value.to_str().map_err(|_| Status::bad_request(format!("malformed header {name}")))?.to_owned();
+        any = true;
+        match what {
+            "user" => user.name = value,
+            "uid" => user.uid = value,
+            "group" => user.groups.push(value),
+            _ => {
+                if let Some(key) = what.strip_prefix("extra-") {
+                    user.extra.entry(key.to_owned()).or_default().push(value);
+                }
+            }
+        }
+    }
+    if any && user.name.is_empty() {
+        let text = "requested impersonation without impersonating a user";
+        return Err(Status::new(Reason::InternalError, text));
+    }
+    Ok(any.then_some(user))
+}
+
+async fn decode(request: Request<RequestBody>) -> Result<ApiRequest, Status> {
+    let (head, body) = request.into_parts();
+    let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let mut decoded = url::decode(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default())?;
+    decoded.accept = text(ACCEPT);
+    decoded.user_agent = text(USER_AGENT);
+    if matches!(decoded.verb, Verb::Get | Verb::List | Verb::Watch) {
+        return Ok(decoded);
+    }
+    let bytes = Limited::new(body, BODY_LIMIT).collect().await.map_err(body_error)?.to_bytes();
+    if bytes.is_empty() {
+        return Ok(decoded);
+    }
+    let media = text(CONTENT_TYPE);
+    let content_type = ContentType::parse(&media).ok_or_else(|| {
+        Status::new(
+            Reason::UnsupportedMediaType,
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json, application/yaml",
+        )
+    })?;
+    if matches!(decoded.verb, Verb::Delete | Verb::DeleteCollection) {
+        let options = codec::parse(&Body { content_type, bytes })?;
+        url::merge_delete_options(&mut decoded.options, &options)?;
+    } else {
+        decoded.body = Some(Body { content_type, bytes });
+    }
+    Ok(decoded)
+}
+
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
+    if error.is::<LengthLimitError>() {
+        let text = format!("Request entity too large: limit is {BODY_LIMIT}");
+        return Status::new(Reason::RequestEntityTooLarge, text);
+    }
+    Status::bad_request(format!("cannot read the request body: {error}"))
+}
+
+fn encode(response: ApiResponse, mut stop: watch::Receiver<bool>) -> Response<ResponseBytes> {
+    let stopped = async move {
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+    let body = match response.body {
+        ResponseBody::Bytes(mut parts) if parts.len() == 1 => full(parts.remove(0)),
+        ResponseBody::Bytes(parts) => full(parts.concat().into()),
+        ResponseBody::Watch(events) => {
+            let frames = events.take_until(stopped).map(|event| Ok(Frame::data(watch_frame(&event))));
+            UnsyncBoxBody::new(StreamBody::new(frames))
+        }
+        ResponseBody::Stream(stream) => {
+            UnsyncBoxBody::new(StreamBody::new(stream.take_until(stopped).map(|piece| piece.map(Frame::data))))
+        }
+    };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = StatusCode::from_u16(response.code).unwrap_or(StatusCode::OK);
+    set(&mut answer, CONTENT_TYPE, &response.content_type);
+    set(&mut answer, http::header::CACHE_CONTROL, "no-cache, private");
+    for warning in &response.warnings {
+        let text = format!("299 - {}", quoted(warning));
+        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+            answer.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+    answer
+}
+
+/// A quoted string of a header: no control characters, quotes and backslashes escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
+/// `{"type":"ADDED","object":…}` and a line feed.
+fn watch_frame(event: &WatchEvent) -> Bytes {
+    let mut out = BytesMut::with_capacity(event.object.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event.kind.as_str().as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(&event.object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+fn full(bytes: Bytes) -> ResponseBytes {
+    UnsyncBoxBody::new(Full::new(bytes).map_err(|never: Infallible| match never {}))
+}
+
+fn failure(status: &Status) -> Response<ResponseBytes> {
+    let mut answer = Response::new(full(status.to_value().to_string().into()));
+    *answer.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    set(&mut answer, CONTENT_TYPE, "application/json");
+    set(&mut answer, http::header::CACHE_CONTROL, "no-cache, private");
+    if let Some(seconds) = status.retry_after_seconds {
+        set(&mut answer, http::header::RETRY_AFTER, &seconds.to_string());
+    }
+    answer
+}
+
+fn set(answer: &mut Response<ResponseBytes>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// A client's wish to turn its connection into a WebSocket.
+struct WebSocketOffer {
+    upgrade: hyper::upgrade::OnUpgrade,
+    accept: String,
+    /// `None` when no offered protocol is spoken here.
+    protocol: Option<&'static str>,
+}
+
+impl WebSocketOffer {
+    fn of(request: &mut Request<RequestBody>) -> Option<Self> {
+        let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if !text(http::header::UPGRADE).eq_ignore_ascii_case("websocket") {
+            return None;
+        }
+        let accept = derive_accept_key(text(http::header::SEC_WEBSOCKET_KEY).as_bytes());
+        let offers = request.headers().get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
+        let offers: Vec<&str> = offers.iter().filter_map(|value| value.to_str().ok()).collect();
+        let protocol = websocket::negotiate(&offers.join(","));
+        Some(Self { upgrade: hyper::upgrade::on(request), accept, protocol })
+    }
+
+    fn accept(self, session: pipeline::Session) -> Response<ResponseBytes> {
+        let upgrade = self.upgrade;
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => websocket::run(upgraded, session).await,
+                Err(error) => tracing::debug!(%error, "the connection was not upgraded"),
+            }
+        });
+        let mut answer = Response::new(full(Bytes::new()));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        set(&mut answer, http::header::CONNECTION, "Upgrade");
+        set(&mut answer, http::header::UPGRADE, "websocket");
+        set(&mut answer, http::header::SEC_WEBSOCKET_ACCEPT, &self.accept);
+        if let Some(protocol) = self.protocol {
+            set(&mut answer, http::header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_quoted() {
+        assert_eq!(quoted("unknown field \"spec.x\"\n"), "\"unknown field \\\"spec.x\\\" \"");
+    }
+
+    #[test]
+    fn impersonation_needs_a_user() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(impersonated(&headers).unwrap(), None);
+        headers.append("Impersonate-Group", HeaderValue::from_static("a"));
+        assert!(impersonated(&headers).is_err());
+        headers.append("Impersonate-User", HeaderValue::from_static("jane"));
+        headers.append("Impersonate-Group", HeaderValue::from_static("b"));
+        headers.append("Impersonate-Extra-scopes", HeaderValue::from_static("view"));
+        let user = impersonated(&headers).unwrap().unwrap();
+        assert_eq!((user.name.as_str(), user.groups.len(), user.extra["scopes"].len()), ("jane", 2, 1));
+    }
+}

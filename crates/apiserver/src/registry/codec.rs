@@ -1,0 +1,136 @@
+//! Between bytes and trees, for one request: what the `api` crate's codecs need to know of it.
+
+use api::codec::{self, DecodeError, Mode};
+use api::{
+    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason, Status, TypeId,
+};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::Call;
+use crate::resource::Resource;
+
+/// The selector of `labelSelector`.
+pub(crate) fn label_selector(text: &str) -> Result<LabelSelector, Status> {
+    LabelSelector::parse(text).map_err(Status::bad_request)
+}
+
+/// The selector of `fieldSelector`.
+pub(crate) fn field_selector(text: &str) -> Result<FieldSelector, Status> {
+    FieldSelector::parse(text).map_err(Status::bad_request)
+}
+
+/// YAML text of a tree.
+pub(crate) fn to_yaml(value: &Value) -> Result<Bytes, Status> {
+    serde_yaml_ng::to_string(value).map(Bytes::from).map_err(Status::internal)
+}
+
+/// A body as a bare tree: DeleteOptions.
+pub(crate) fn parse(body: &Body) -> Result<Value, Status> {
+    let unreadable = |error: String| Status::bad_request(format!("the request body cannot be read: {error}"));
+    match body.content_type {
+        ContentType::Json => serde_json::from_slice(&body.bytes).map_err(|e| unreadable(e.to_string())),
+        ContentType::Yaml => serde_yaml_ng::from_slice(&body.bytes).map_err(|e| unreadable(e.to_string())),
+        ContentType::Protobuf | ContentType::Patch(_) => Err(unsupported()),
+    }
+}
+
+fn unsupported() -> Status {
+    Status::new(
+        Reason::UnsupportedMediaType,
+        "the body of the request was in an unknown format - accepted media types include: application/json, \
+         application/yaml",
+    )
+}
+
+fn mode(call: &Call<'_>) -> Result<Mode, Status> {
+    Mode::parse(call.request.options.field_validation.as_deref()).map_err(Status::bad_request)
+}
+
+/// The object in a request's body.
+pub(crate) fn decode(call: &Call<'_>, resource: &Resource, warnings: &mut Vec<String>) -> Result<Object, Status> {
+    decode_as(call, resource, &resource.gvk(), resource.schema, warnings)
+}
+
+/// The object in a request's body, which must be of a kind.
+pub(crate) fn decode_as(
+    call: &Call<'_>,
+    resource: &Resource,
+    gvk: &GroupVersionKind,
+    schema: TypeId,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let body = call.request.body.as_ref().ok_or_else(|| Status::bad_request("the request has no body"))?;
+    if !matches!(body.content_type, ContentType::Json | ContentType::Yaml) {
+        return Err(unsupported());
+    }
+    let decoded = codec::decode(&resource.table, schema, body.content_type, &body.bytes, mode(call)?);
+    let decoded = decoded.map_err(|error| error.status(gvk))?;
+    warnings.extend(decoded.warnings);
+    let mut object = decoded.object;
+    settle_kind(gvk, &mut object)?;
+    Ok(object)
+}
+
+/// Fills in an absent apiVersion and kind, and refuses others than the URL's.
+fn settle_kind(gvk: &GroupVersionKind, object: &mut Object) -> Result<(), Status> {
+    let wanted = [("apiVersion", gvk.api_version()), ("kind", gvk.kind.clone())];
+    for (name, want) in wanted {
+        let is = object.str(&[name]).to_owned();
+        if is.is_empty() {
+            object.set(&[name], want);
+        } else if is != want {
+            let what = if name == "kind" { "kind" } else { "API version" };
+            return Err(Status::bad_request(format!(
+                "the {what} in the data ({is}) does not match the expected {what} ({want})"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fills in the schema's defaults and the kind's own.
+pub(crate) fn default(resource: &Resource, object: &mut Object) {
+    api::schema::apply_defaults(&resource.table, resource.schema, object);
+    resource.strategy.default(object);
+}
+
+/// Applies a patch that is no apply.
+pub(crate) fn patch(
+    call: &Call<'_>,
+    resource: &Resource,
+    kind: PatchType,
+    bytes: &[u8],
+    old: &Object,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let mut new = patch_as(call, resource, resource.schema, kind, bytes, old, warnings)?;
+    settle_kind(&resource.gvk(), &mut new)?;
+    Ok(new)
+}
+
+/// The same for a view of the object of another type (Scale).
+pub(crate) fn patch_as(
+    call: &Call<'_>,
+    resource: &Resource,
+    schema: TypeId,
+    kind: PatchType,
+    bytes: &[u8],
+    old: &Object,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let patched = api::patch::apply_patch(&resource.table, schema, kind, bytes, old)?;
+    let decoded = codec::decode_value(&resource.table, schema, patched.into_value(), mode(call)?);
+    let decoded = decoded.map_err(|error| match error {
+        DecodeError::Strict(_) | DecodeError::Type(_) => invalid_patch(call, &error),
+        DecodeError::Syntax(_) => Status::bad_request(error.to_string()),
+    })?;
+    warnings.extend(decoded.warnings);
+    Ok(decoded.object)
+}
+
+fn invalid_patch(call: &Call<'_>, error: &DecodeError) -> Status {
+    let gvr = &call.resource.gvr;
+    let text = format!("failed to create typed patch object: {error}");
+    Status { code: 422, ..Status::new(Reason::Invalid, text) }.about(&gvr.group, &call.resource.kind, call.name)
+}

@@ -1,0 +1,134 @@
+//! The server as a value: its configuration, how it opens, and the in-process door.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::{ApiRequest, ApiResponse, SchemaTable, Status};
+use futures_util::future::BoxFuture;
+use store::Store;
+
+use crate::admission::Admission;
+use crate::authn::jose::JoseError;
+use crate::authn::token::ServiceAccountTokens;
+use crate::authz::rbac::Rbac;
+use crate::pipeline::{self, Incoming, Outcome};
+use crate::registry::Registry;
+use crate::resource::{ResourceSet, UserInfo};
+use crate::watch_cache::WatchCaches;
+use crate::{bootstrap, resources};
+
+/// What the API server has to be told.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// ClusterIPs come from here; the first address is the API server's own Service.
+    pub service_cidr: String,
+    /// Node ports, both ends included.
+    pub node_port_range: (u16, u16),
+    /// Where pods and nodes reach this server.
+    pub advertise: SocketAddr,
+    /// `iss` of service-account tokens.
+    pub service_account_issuer: String,
+    /// PKCS #8 PEM of an ECDSA P-256 key.
+    pub service_account_key_pem: String,
+    /// The authority of the serving certificate, for clients inside pods.
+    pub root_ca_pem: String,
+    /// The authority of client certificates.
+    pub client_ca_pem: String,
+    /// How to reach containers.
+    pub gateway: Arc<dyn NodeGateway>,
+}
+
+/// The way to the node agents: logs and streams of containers.
+pub trait NodeGateway: Send + Sync {
+    /// Log of a container; with `follow` it ends when the container does.
+    fn logs<'a>(
+        &'a self,
+        node: &'a str,
+        namespace: &'a str,
+        pod: &'a str,
+        options: LogOptions,
+    ) -> BoxFuture<'a, Result<ByteStream, Status>>;
+
+    /// Runs a command in a container.
+    fn exec<'a>(
+        &'a self,
+        node: &'a str,
+        namespace: &'a str,
+        pod: &'a str,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<ExecSession, Status>>;
+
+    /// Joins the streams of a container's own process.
+    fn attach<'a>(
+        &'a self,
+        node: &'a str,
+        namespace: &'a str,
+        pod: &'a str,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<ExecSession, Status>>;
+}
+
+/// Why the server could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the service-account key cannot be used")]
+    Key(#[from] JoseError),
+    #[error("the store cannot be read: {0}")]
+    Store(Status),
+    #[error("the object {what} that every cluster needs cannot be made: {status}")]
+    Bootstrap { what: String, status: Status },
+}
+
+/// The API server.
+pub struct ApiServer {
+    pub(crate) config: ServerConfig,
+    pub(crate) registry: Registry,
+    pub(crate) resources: Arc<ResourceSet>,
+}
+
+impl ApiServer {
+    /// Opens the server over a store and makes the objects every cluster starts with.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or the signing key is malformed.
+    pub async fn open(store: Arc<dyn Store>, config: ServerConfig) -> Result<Arc<Self>, OpenError> {
+        let table: Arc<SchemaTable> = schema::builtin();
+        let resources = Arc::new(ResourceSet::new(resources::builtin(table)));
+        let caches = WatchCaches::start(Arc::clone(&store)).await.map_err(OpenError::Store)?;
+        let rbac = Arc::new(Rbac::new(Arc::clone(&caches), &resources));
+        let tokens = ServiceAccountTokens::new(&config.service_account_key_pem, &config.service_account_issuer)?;
+        let registry = Registry {
+            store,
+            resources: Arc::clone(&resources),
+            caches,
+            rbac,
+            tokens: Arc::new(tokens),
+            admission: Admission::builtin(),
+            service_cidr: config.service_cidr.clone(),
+            node_port_range: config.node_port_range,
+        };
+        let server = Arc::new(Self { config, registry, resources });
+        bootstrap::run(&server).await?;
+        Ok(server)
+    }
+
+    /// The in-process door: the same pipeline as over HTTP, after decoding and authentication.
+    pub fn call<'a>(
+        &'a self,
+        user: &'a UserInfo,
+        request: ApiRequest,
+    ) -> BoxFuture<'a, Result<ApiResponse, Status>> {
+        Box::pin(async move {
+            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: false }).await? {
+                Outcome::Response(response) => Ok(response),
+                Outcome::Session(_) => Err(Status::internal("a session was opened without an upgrade")),
+            }
+        })
+    }
+
+    /// All rows that the server serves.
+    pub fn resources(&self) -> &ResourceSet {
+        &self.resources
+    }
+}
