@@ -14,6 +14,7 @@
 pub mod codec;
 pub mod meta;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod request;
 pub mod schema;
