@@ -1,6 +1,6 @@
 //! The parts of Services and EndpointSlices that rules and DNS depend on, decoded once per event.
 //!
-//! Field names and meanings: Kubernetes API reference, core/v1 Service and discovery.k8s.io/v1 EndpointSlice.
+//! Absent and null fields count as empty. Field names and meanings: Kubernetes API reference, core/v1 Service and discovery.k8s.io/v1 EndpointSlice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,11 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
+    #[serde(deserialize_with = "null_is_empty")]
     pub name: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub namespace: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -28,35 +31,45 @@ impl Metadata {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
+    #[serde(deserialize_with = "null_is_empty")]
     pub metadata: Metadata,
+    #[serde(deserialize_with = "null_is_empty")]
     pub spec: ServiceSpec,
+    #[serde(deserialize_with = "null_is_empty")]
     pub status: ServiceStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "null_is_empty")]
     pub kind: String,
-    #[serde(rename = "clusterIP")]
+    #[serde(rename = "clusterIP", deserialize_with = "null_is_empty")]
     pub cluster_ip: String,
-    #[serde(rename = "clusterIPs")]
+    #[serde(rename = "clusterIPs", deserialize_with = "null_is_empty")]
     pub cluster_ips: Vec<String>,
-    #[serde(rename = "externalIPs")]
+    #[serde(rename = "externalIPs", deserialize_with = "null_is_empty")]
     pub external_ips: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
     pub external_name: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub ports: Vec<ServicePort>,
+    #[serde(deserialize_with = "null_is_empty")]
     pub session_affinity: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub session_affinity_config: SessionAffinityConfig,
+    #[serde(deserialize_with = "null_is_empty")]
     pub internal_traffic_policy: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub external_traffic_policy: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub publish_not_ready_addresses: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionAffinityConfig {
-    #[serde(rename = "clientIP")]
+    #[serde(rename = "clientIP", deserialize_with = "null_is_empty")]
     pub client_ip: ClientIpConfig,
 }
 
@@ -69,35 +82,45 @@ pub struct ClientIpConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
+    #[serde(deserialize_with = "null_is_empty")]
     pub name: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub protocol: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub port: u16,
+    #[serde(deserialize_with = "null_is_empty")]
     pub node_port: u16,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
+    #[serde(deserialize_with = "null_is_empty")]
     pub load_balancer: LoadBalancerStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
+    #[serde(deserialize_with = "null_is_empty")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
+    #[serde(deserialize_with = "null_is_empty")]
     pub ip: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub ip_mode: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
+    #[serde(deserialize_with = "null_is_empty")]
     pub metadata: Metadata,
+    #[serde(deserialize_with = "null_is_empty")]
     pub address_type: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub endpoints: Vec<Endpoint>,
@@ -108,7 +131,9 @@ pub struct EndpointSlice {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
+    #[serde(deserialize_with = "null_is_empty")]
     pub addresses: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
     pub conditions: EndpointConditions,
     pub hostname: Option<String>,
     pub node_name: Option<String>,
@@ -144,6 +169,7 @@ pub struct EndpointPort {
     pub port: Option<u16>,
 }
 
+/// Writers of Go print empty lists and maps as null.
 fn null_is_empty<'de, D, T>(input: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,

@@ -190,7 +190,10 @@ impl PodNet {
     /// Disconnects a pod. Returns at once; the kernel needs tens of milliseconds to delete an interface, and the
     /// address is free only after that. A pod that is not attached is fine.
     pub async fn detach(&self, pod_id: &str) -> Result<(), PodNetError> {
-        self.inner.lock().closing.insert(pod_id.to_owned());
+        // A second removal in the queue could hit the pod's next sandbox.
+        if !self.inner.lock().closing.insert(pod_id.to_owned()) {
+            return Ok(());
+        }
         self.removals.send(pod_id.to_owned()).map_err(|_| PodNetError::Worker)
     }
 
@@ -393,11 +396,9 @@ fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
             socket.delete_link(&link.name).step("delete a link")?;
         }
     }
-    if let Ok(text) = std::fs::read_to_string(cidr_file(state_dir)) {
-        if let Some(cidr) = parse_cidr(text.trim()) {
-            let via = Via::Unreachable;
-            socket.delete_route(network_of(cidr), &via).step("delete the route of the pod CIDR")?;
-        }
+    let recorded = std::fs::read_to_string(cidr_file(state_dir)).ok();
+    if let Some(cidr) = recorded.as_deref().map(str::trim).and_then(parse_cidr) {
+        socket.delete_route(network_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;
     }
     sysctl::restore(&sysctl_dir(state_dir))
         .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;

@@ -1,4 +1,5 @@
 //! The pod network and the service proxy with real packets, in network namespaces made for the test.
+#![allow(clippy::unwrap_used)]
 
 mod world;
 
@@ -388,5 +389,47 @@ fn down_leaves_nothing() {
         assert_eq!(read("/proc/thread-self/net/route").lines().count(), 1);
         // The table is gone: a new one of that name starts empty and can be deleted again.
         assert!(ask(at([127, 0, 0, 1], 30080)).is_err());
+    });
+}
+
+#[test]
+fn ten_thousand_services_load_at_once_and_change_quickly() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        let key = |i: u32| ObjectKey::new("ns", format!("s{i}"));
+        let rules = |i: u32, first: u8| {
+            let address = Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i));
+            let frontend = Frontend { address, protocol: Protocol::Tcp, port: 80 };
+            let target = |n| Target { address: Ipv4Addr::new(10, 245, (i >> 8) as u8, n), port: 8080 };
+            let targets = vec![target(first), target(200)];
+            vec![(frontend, Backend::Targets { targets, affinity_seconds: None })]
+        };
+        let mut table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        for i in 0..10_000 {
+            table.set_service(&key(i), rules(i, 1));
+        }
+        let start = Instant::now();
+        table.apply().unwrap();
+        let load = start.elapsed();
+        let mut changes: Vec<_> = (0..20)
+            .map(|i| {
+                // Apart, as the kernel frees the elements of one change before it takes the next.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                let start = Instant::now();
+                table.set_service(&key(i), rules(i, 2));
+                table.apply().unwrap();
+                start.elapsed()
+            })
+            .collect();
+        changes.sort();
+        eprintln!("10,000 services loaded in {load:?}, one endpoint changed in {:?} (median)", changes[10]);
+        assert!(load.as_secs() < 20 && changes[10].as_millis() < 20, "{load:?} {changes:?}");
+        // and traffic still flows beside them
+        node.table = table;
+        node.service("web", &[(Some(VIP), 80)], &[1], None);
+        assert_eq!(ask(at(VIP, 80)).unwrap().0, "b");
     });
 }

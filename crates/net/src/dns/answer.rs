@@ -44,7 +44,7 @@ pub fn answer(request: &Message, zone: &Zone) -> Option<Message> {
     let [query] = &request.queries[..] else {
         return refuse(reply, ResponseCode::FormErr);
     };
-    let ours = zone.domain.zone_of(query.name());
+    let ours = zone.contains(query.name());
     if query.query_class() != DNSClass::IN {
         return refuse(reply, ResponseCode::Refused);
     }
@@ -99,7 +99,7 @@ fn fill(reply: &mut Message, zone: &Zone, query: &Query, found: Found) {
         }
         Found::Alias(target) => {
             reply.add_answer(record(RData::CNAME(CNAME(target.clone()))));
-            if query.query_type() != RecordType::CNAME && zone.domain.zone_of(&target) {
+            if query.query_type() != RecordType::CNAME && zone.contains(&target) {
                 let next = Query::query(target.clone(), query.query_type());
                 // One step: an alias of an alias is left to the client.
                 if let Found::Records { answers, .. } = look_up(zone, &next) {
@@ -139,7 +139,12 @@ fn look_up(zone: &Zone, query: &Query) -> Found {
         ["dns-version"] if kind == RecordType::TXT => {
             only(vec![RData::TXT(TXT::new(vec![SPECIFICATION.into()]))])
         }
-        ["dns-version"] | ["svc"] | ["pod"] => only(vec![]),
+        ["dns-version"] | ["svc"] | ["pod"] | ["dns"] => only(vec![]),
+        // The name in NS and SOA records: wherever pods find DNS.
+        ["ns", "dns"] => {
+            let found = zone.records("kube-system", "kube-dns").into_iter();
+            only(addresses(kind, found.flat_map(|r| r.addresses.iter().copied())))
+        }
         [namespace, "svc"] if zone.has_namespace(namespace) => only(vec![]),
         [_, "pod"] => only(vec![]),
         [dashed, _, "pod"] => match dashed_address(dashed) {

@@ -38,9 +38,9 @@ impl Service {
 
     /// The reply if the zone has it all; otherwise what still has to be asked elsewhere.
     fn at_once(&self, request: &Message) -> Result<Message, Option<Message>> {
-        let reply = answer(request, &self.zone.read().expect("no writer of the zone panics"));
-        match reply {
-            Some(reply) if dangling_alias(&reply).is_none() => Ok(reply),
+        let zone = self.zone.read().expect("no writer of the zone panics");
+        match answer(request, &zone) {
+            Some(reply) if dangling_alias(&reply).is_none_or(|target| zone.contains(&target)) => Ok(reply),
             other => Err(other),
         }
     }

@@ -64,6 +64,11 @@ impl Zone {
         }
     }
 
+    /// True for names that are answered here and nowhere else.
+    pub(super) fn contains(&self, name: &Name) -> bool {
+        self.domain.zone_of(name)
+    }
+
     pub(super) fn has_namespace(&self, namespace: &str) -> bool {
         self.namespaces.contains_key(namespace)
     }

@@ -203,23 +203,23 @@ impl Batch {
         }
     }
 
-    /// Hands the transaction to the kernel in the network namespace of the calling thread.
-    pub(crate) fn commit(mut self) -> Result<(), NetlinkError> {
+    /// Hands the transaction to the kernel. Keep the socket: closing it waits until what was deleted is freed.
+    pub(crate) fn commit(mut self, socket: &Socket) -> Result<(), NetlinkError> {
         if self.is_empty() {
             return Ok(());
         }
         self.writer.acknowledge_last();
         self.writer.message(BATCH_END, 0, &batch_header(), |_| {});
-        Socket::netfilter()?.send(&self.writer)
+        socket.send(&self.writer)
     }
 }
 
-/// Deletes a table with all in it.
+/// Deletes a table with all in it, in the network namespace of the calling thread.
 pub(crate) fn delete_table(table: &str) -> Result<(), NetlinkError> {
     let mut batch = Batch::new(table);
     let Batch { writer, table, .. } = &mut batch;
     writer.message(kind(DELETE_TABLE), 0, &header(), |m| m.text(1, table));
-    batch.commit()
+    batch.commit(&Socket::netfilter()?)
 }
 
 fn kind(message: u16) -> u16 {

@@ -41,6 +41,7 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
         view: View::default(),
         touched: BTreeSet::new(),
         table: Some(Table::new(&table_name(&config.instance), config.pod_cidr, config.cluster_cidr)),
+        unrouted: config.service_cidr,
         config,
     };
     // The first load replaces what an earlier run left, so it must be complete.
@@ -64,6 +65,8 @@ struct Proxy {
     slices: mpsc::UnboundedReceiver<Change<EndpointSlice>>,
     view: View,
     touched: BTreeSet<ObjectKey>,
+    /// cluster IPs that still need a route
+    unrouted: Option<(Ipv4Addr, u8)>,
     /// away while a blocking thread works with it
     table: Option<Table>,
 }
@@ -130,17 +133,18 @@ impl Proxy {
             let rules = rules_of(&self.view, &key, &self.config.node_name);
             table.set_service(&key, rules);
         }
-        let config = self.config.clone();
+        let (instance, pod_cidr) = (self.config.instance.clone(), self.config.pod_cidr);
+        let unrouted = self.unrouted;
         let done = tokio::task::spawn_blocking(move || {
-            let first = !table.is_loaded();
-            let result = table.apply().and_then(|()| match config.service_cidr {
-                Some(services) if first => route_services(&config.instance, config.pod_cidr, services),
-                _ => Ok(()),
-            });
-            (table, result)
+            let routed = unrouted.map_or(Ok(()), |services| route_services(&instance, pod_cidr, services));
+            let applied = table.apply();
+            (table, routed, applied)
         });
-        let (table, result) = done.await.map_err(|_| NetlinkError::NoAnswer)?;
+        let (table, routed, applied) = done.await.map_err(|_| NetlinkError::NoAnswer)?;
         self.table = Some(table);
-        result
+        applied?;
+        routed?;
+        self.unrouted = None;
+        Ok(())
     }
 }

@@ -2,6 +2,8 @@
 //! network; when the threads end, the kernel removes everything.
 #![allow(unsafe_code, dead_code)]
 
+pub(crate) mod cluster;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;

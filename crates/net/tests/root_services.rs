@@ -1,0 +1,288 @@
+//! The running proxy and DNS server, fed by an API in memory, with real packets in network namespaces.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::collections::HashSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use net::dns::DnsConfig;
+use net::proxy::ProxyConfig;
+use net::{PodNet, PodNetConfig};
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use world::cluster::Cluster;
+use world::{Pod, ask, at, in_new_node, root};
+
+const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
+const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
+const DNS: [u8; 4] = [10, 96, 0, 10];
+const VIP: [u8; 4] = [10, 96, 0, 50];
+
+struct Node {
+    runtime: Runtime,
+    cluster: Cluster,
+    pods: Vec<(Pod, IpAddr)>,
+    dir: tempfile::TempDir,
+    stop: watch::Sender<bool>,
+    _net: PodNet,
+}
+
+impl Node {
+    /// A node with two pods, proxy and DNS; the DNS service exists.
+    fn new(resolv_conf: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let config = PodNetConfig {
+            state_dir: dir.path().join("net"),
+            pod_cidr: POD_CIDR,
+            instance: "svc".into(),
+            mtu: None,
+        };
+        let (net, pods) = runtime.block_on(async {
+            let net = PodNet::open(config).await.unwrap();
+            let mut pods = Vec::new();
+            for id in ["a", "b"] {
+                let pod = Pod::new(id);
+                let address = net.attach(id, &pod.netns).await.unwrap()[0];
+                pod.serve(8080);
+                pods.push((pod, address));
+            }
+            (net, pods)
+        });
+        let cluster = Cluster::default();
+        let ports = json!([{"name": "dns", "protocol": "UDP", "port": 53}, {"name": "dns-tcp", "port": 53}]);
+        cluster.service("dns", json!({"clusterIP": Ipv4Addr::from(DNS).to_string(), "ports": ports}));
+        cluster.endpoints("dns", ports, json!([{"addresses": [GATEWAY.to_string()]}]));
+
+        let resolv = dir.path().join("resolv.conf");
+        std::fs::write(&resolv, resolv_conf).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let proxy = ProxyConfig {
+            node_name: "here".into(),
+            instance: "svc".into(),
+            pod_cidr: POD_CIDR,
+            cluster_cidr: POD_CIDR,
+            service_cidr: Some(SERVICE_CIDR),
+        };
+        let dns = DnsConfig {
+            domain: "cluster.local".into(),
+            listen: vec![SocketAddr::new(GATEWAY, 53)],
+            own_addresses: vec![IpAddr::from(DNS)],
+            reverse_ranges: vec![POD_CIDR, SERVICE_CIDR],
+            resolv_conf: resolv,
+        };
+        runtime.spawn(net::proxy::run(cluster.client(), proxy, stopped.clone()));
+        runtime.spawn(net::dns::run(cluster.client(), dns, stopped));
+        Self { runtime, cluster, pods, dir, stop, _net: net }
+    }
+
+    fn backends(&self, service: &str, pods: &[usize]) {
+        let endpoints: Vec<_> =
+            pods.iter().map(|p| json!({"addresses": [self.pods[*p].1.to_string()]})).collect();
+        self.cluster.endpoints(service, json!([{"name": "", "port": 8080}]), json!(endpoints));
+    }
+}
+
+/// Asks again until the answer is right; rules follow the API within milliseconds, not at once.
+fn eventually<T: std::fmt::Debug>(mut ask: impl FnMut() -> T, right: impl Fn(&T) -> bool) {
+    let start = Instant::now();
+    loop {
+        let got = ask();
+        if right(&got) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "still {got:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(4242, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+fn over_udp(message: &Message) -> Option<Message> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    socket.connect(at(DNS, 53)).ok()?;
+    socket.send(&message.to_vec().unwrap()).ok()?;
+    let mut buffer = [0; 4096];
+    let n = socket.recv(&mut buffer).ok()?;
+    Some(Message::from_vec(&buffer[..n]).unwrap())
+}
+
+fn over_tcp(message: &Message) -> Message {
+    let mut stream = TcpStream::connect(at(DNS, 53)).unwrap();
+    tcp_exchange(&mut stream, message)
+}
+
+fn tcp_exchange(stream: &mut TcpStream, message: &Message) -> Message {
+    let bytes = message.to_vec().unwrap();
+    stream.write_all(&u16::try_from(bytes.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut reply).unwrap();
+    Message::from_vec(&reply).unwrap()
+}
+
+fn texts(message: &Message) -> Vec<String> {
+    message.answers.iter().map(|r| r.data.to_string()).collect()
+}
+
+/// A resolver that knows one answer to everything, over UDP and TCP, on 127.0.0.53.
+fn resolver() {
+    let answer = |bytes: &[u8]| {
+        let request = Message::from_vec(bytes).unwrap();
+        let mut reply = Message::response(request.metadata.id, OpCode::Query);
+        reply.add_queries(request.queries.clone());
+        let name = request.queries[0].name().clone();
+        reply.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 80)))));
+        reply.to_vec().unwrap()
+    };
+    let udp = UdpSocket::bind("127.0.0.53:53").unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((n, client)) = udp.recv_from(&mut buffer) {
+            udp.send_to(&answer(&buffer[..n]), client).unwrap();
+        }
+    });
+    let tcp = TcpListener::bind("127.0.0.53:53").unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = tcp.accept() {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut bytes).unwrap();
+            let reply = answer(&bytes);
+            stream.write_all(&u16::try_from(reply.len()).unwrap().to_be_bytes()).unwrap();
+            stream.write_all(&reply).unwrap();
+        }
+    });
+}
+
+#[test]
+fn rules_follow_the_api() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new("nameserver 127.0.0.53\n");
+        let cluster = &node.cluster;
+        cluster.service(
+            "web",
+            json!({"clusterIP": "10.96.0.50", "type": "NodePort",
+            "ports": [{"port": 80, "nodePort": 30080}]}),
+        );
+        let refused = Err(ErrorKind::ConnectionRefused);
+        eventually(|| ask(at(VIP, 80)), |a| *a == refused);
+        node.backends("web", &[0]);
+        eventually(|| ask(at(VIP, 80)), |a| a.as_ref().is_ok_and(|a| a.0 == "a"));
+        assert_eq!(ask(at([127, 0, 0, 1], 30080)).unwrap().0, "a");
+        node.backends("web", &[1]);
+        let from_a = || node.pods[0].0.run(|| ask(at(VIP, 80)));
+        eventually(from_a, |a| a.as_ref().is_ok_and(|a| a.0 == "b"));
+        cluster.delete("endpointslices", "web");
+        eventually(from_a, |a| *a == refused);
+        cluster.delete("services", "web");
+        eventually(|| ask(at([127, 0, 0, 1], 30080)), |a| a.is_err());
+
+        // A restarted proxy takes over; what changed meanwhile is put right.
+        node.stop.send_replace(true);
+        node.backends("web", &[0, 1]);
+        cluster.service("web", json!({"clusterIP": "10.96.0.51", "ports": [{"port": 80}]}));
+        let config = ProxyConfig {
+            node_name: "here".into(),
+            instance: "svc".into(),
+            pod_cidr: POD_CIDR,
+            cluster_cidr: POD_CIDR,
+            service_cidr: None,
+        };
+        let (_stop, stopped) = watch::channel(false);
+        node.runtime.spawn(net::proxy::run(cluster.client(), config, stopped));
+        eventually(|| ask(at([10, 96, 0, 51], 80)), Result::is_ok);
+        let seen: HashSet<_> = (0..30).map(|_| ask(at([10, 96, 0, 51], 80)).unwrap().0).collect();
+        assert_eq!(seen.len(), 2);
+    });
+}
+
+#[test]
+fn pods_resolve_names() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new("nameserver 10.96.0.10\nnameserver 127.0.0.53\n");
+        resolver();
+        let cluster = &node.cluster;
+        cluster.service("web", json!({"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}));
+        cluster.service("out", json!({"type": "ExternalName", "externalName": "www.example.com"}));
+        let many: Vec<_> = (1..=60).map(|i| json!({"addresses": [format!("10.244.7.{i}")]})).collect();
+        cluster.service("many", json!({"clusterIP": "None"}));
+        cluster.endpoints("many", json!([]), json!(many));
+        let resolved = |name: &'static str, kind| {
+            node.pods[0]
+                .0
+                .run(move || over_udp(&question(name, kind)))
+                .map(|m| (m.metadata.response_code, texts(&m)))
+        };
+        let ok = |addresses: &[&str]| {
+            Some((ResponseCode::NoError, addresses.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()))
+        };
+        let web = "web.ns.svc.cluster.local.";
+        eventually(|| resolved(web, RecordType::A), |m| *m == ok(&["10.96.0.50"]));
+        assert_eq!(
+            resolved("gone.ns.svc.cluster.local.", RecordType::A),
+            Some((ResponseCode::NXDomain, vec![]))
+        );
+        assert_eq!(resolved("50.0.96.10.in-addr.arpa.", RecordType::PTR), ok(&[web]));
+        // from the host's resolver: other names, and what is behind an alias
+        assert_eq!(resolved("www.example.com.", RecordType::A), ok(&["192.0.2.80"]));
+        let behind = resolved("out.ns.svc.cluster.local.", RecordType::A);
+        assert_eq!(behind, ok(&["www.example.com.", "192.0.2.80"]));
+        let by_tcp = node.pods[1].0.run(|| texts(&over_tcp(&question("www.example.com.", RecordType::A))));
+        assert_eq!(by_tcp, ["192.0.2.80"]);
+        // the node itself uses the same service address
+        assert_eq!(texts(&over_udp(&question(web, RecordType::A)).unwrap()), ["10.96.0.50"]);
+
+        // A reply that is too long says so; it fits with EDNS and over TCP, where several queries may follow.
+        let mut long = question("many.ns.svc.cluster.local.", RecordType::A);
+        let cut = over_udp(&long).unwrap();
+        assert!(cut.metadata.truncation && cut.answers.is_empty());
+        let mut stream = TcpStream::connect(at(DNS, 53)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(tcp_exchange(&mut stream, &long).answers.len(), 60);
+        }
+        let mut edns = Edns::new();
+        edns.set_max_payload(4096);
+        long.set_edns(edns);
+        let whole = over_udp(&long).unwrap();
+        assert!(!whole.metadata.truncation && whole.answers.len() == 60);
+
+        // No resolver left but ourselves: a failure, not silence and not a loop.
+        std::fs::write(node.dir.path().join("resolv.conf"), "nameserver 10.96.0.10\nnameserver 10.244.0.1\n")
+            .unwrap();
+        let failed = resolved("www.example.com.", RecordType::A);
+        assert_eq!(failed, Some((ResponseCode::ServFail, vec![])));
+        // Garbage does not stop it.
+        let noise = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        for bytes in [&b"x"[..], b"", &[0xff; 40], &[0; 11], &[0; 12]] {
+            noise.send_to(bytes, (GATEWAY, 53)).unwrap();
+        }
+        assert_eq!(resolved(web, RecordType::A), ok(&["10.96.0.50"]));
+        cluster.delete("services", "web");
+        eventually(|| resolved(web, RecordType::A), |m| *m == Some((ResponseCode::NXDomain, vec![])));
+    });
+}
