@@ -78,6 +78,11 @@ impl ControlPlane {
         local::client(&self.server, user, groups)
     }
 
+    /// Returns when the store has stopped because its disk failed.
+    pub(crate) async fn store_failed(&self) {
+        self.store.closed().await;
+    }
+
     /// Waits until everything has ended, and closes the store last.
     pub(crate) async fn stopped(mut self) {
         while let Some(ended) = self.tasks.join_next().await {

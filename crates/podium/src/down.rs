@@ -1,6 +1,7 @@
 //! `podium down`: removes everything that `up` made on this machine.
 
 use anyhow::{Context as _, Result, bail};
+use store::disk::RealDisk;
 
 use crate::cli::{DownArgs, outln};
 use crate::config::Paths;
@@ -17,9 +18,14 @@ pub(crate) fn run(args: &DownArgs) -> Result<()> {
     }
     host::check_node()?;
     let paths = Paths::existing(&args.data_dir)?;
-    if store::in_use(&paths.store()) {
-        bail!("podium is running on {}: stop it first", paths.data.display());
-    }
+    // held until the end: no podium can start on what is being removed
+    let _lock = match RealDisk::open(&paths.store()) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            bail!("podium is running on {}: stop it first", paths.data.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", paths.store().display())),
+    };
     let report = runtime::down(&paths.engine()?).context("cannot remove all containers")?;
     outln(&format!("removed {report}"));
     let pool = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;

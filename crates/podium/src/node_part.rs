@@ -1,6 +1,7 @@
 //! The node: container engine, pod network, node agent, service proxy, DNS, wired to the API server in this process.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -52,12 +53,11 @@ impl NodePart {
         })
         .await
         .context("cannot set up the pod network")?;
-        let pod_net = Arc::new(pod_net);
         let mut tasks = JoinSet::new();
         dns_service(&control.client("kubernetes-admin", &["system:masters"])).await?;
         tasks.spawn(net::proxy::run(
             control.client("system:kube-proxy", &[]),
-            proxy_config(paths, node_name, node_ip),
+            proxy_config(paths, node_name),
             stop.clone(),
         ));
         tasks.spawn(net::dns::run(control.client("system:kube-dns", &[]), dns_config(), stop.clone()));
@@ -67,8 +67,8 @@ impl NodePart {
         let agent = NodeAgent::new(
             node_config(control, paths, node_name, node_ip),
             control.client(&format!("system:node:{node_name}"), &["system:nodes"]),
-            Arc::new(Containers::new(engine)),
-            Arc::new(Network::new(pod_net)),
+            Arc::new(Containers(engine)),
+            Arc::new(Network(pod_net)),
         );
         control.gateway.set(node_name, Arc::clone(&agent));
         tasks.spawn(async move { agent.run(stop).await });
@@ -102,6 +102,26 @@ impl NodePart {
                 tracing::error!(%error, "a part of the node failed");
             }
         }
+    }
+}
+
+fn proxy_config(paths: &Paths, node_name: &str) -> net::proxy::ProxyConfig {
+    net::proxy::ProxyConfig {
+        node_name: node_name.to_owned(),
+        instance: paths.instance.clone(),
+        pod_cidr: config::POD_CIDR,
+        cluster_cidr: config::POD_CIDR,
+        service_cidr: net::parse_cidr(config::SERVICE_CIDR),
+    }
+}
+
+fn dns_config() -> net::dns::DnsConfig {
+    net::dns::DnsConfig {
+        domain: config::CLUSTER_DOMAIN.into(),
+        listen: vec![SocketAddr::new(config::gateway_address().into(), 53)],
+        own_addresses: vec![config::gateway_address().into(), config::DNS_SERVICE_IP.into()],
+        reverse_ranges: [Some(config::POD_CIDR), net::parse_cidr(config::SERVICE_CIDR)].into_iter().flatten().collect(),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -74,7 +74,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Starts everything, then waits for ever: only an error or a dropped future ends it.
+    /// Starts everything, then waits: only an error or a dropped future ends it.
     async fn start(
         &mut self,
         args: &ServerArgs,
@@ -101,7 +101,8 @@ impl Parts {
         if !args.apply.is_empty() {
             apply::apply(&client, &args.apply).await?;
         }
-        std::future::pending().await
+        control.store_failed().await;
+        bail!("the store can no longer write to {}: nothing more is acknowledged, see the log", paths.data.display())
     }
 
     async fn stop(&mut self) {

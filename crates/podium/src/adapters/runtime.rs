@@ -1,0 +1,242 @@
+//! `runtime::Engine` as the node agent's container runtime. The types have the same shapes on both sides; only the words of
+//! errors and streams differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::stream::{ExecOptions, ExecSession};
+use futures_util::future::BoxFuture;
+use node::ports;
+use runtime::Engine;
+use tokio::sync::mpsc;
+
+/// The container engine of this machine.
+pub(crate) struct Containers(pub(crate) Arc<Engine>);
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, ports::RuntimeError>>;
+
+impl ports::Runtime for Containers {
+    fn run_pod_sandbox(&self, config: ports::SandboxConfig) -> Answer<'_, ports::SandboxStatus> {
+        Box::pin(async move { self.0.run_sandbox(sandbox_spec(config)).await.map(sandbox_status).map_err(error) })
+    }
+
+    fn stop_pod_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.stop_sandbox(id).await.map_err(error) })
+    }
+
+    fn remove_pod_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.remove_sandbox(id).await.map_err(error) })
+    }
+
+    fn list_pod_sandboxes(&self) -> Answer<'_, Vec<ports::SandboxStatus>> {
+        Box::pin(async move {
+            let list = self.0.list_sandboxes().await.map_err(error)?;
+            Ok(list.into_iter().map(sandbox_status).collect())
+        })
+    }
+
+    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ports::ContainerConfig) -> Answer<'a, String> {
+        Box::pin(async move { self.0.create_container(sandbox_id, container_spec(config)).await.map_err(error) })
+    }
+
+    fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.start_container(id).await.map_err(error) })
+    }
+
+    fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.stop_container(id, grace).await.map_err(error) })
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.remove_container(id).await.map_err(error) })
+    }
+
+    fn list_containers(&self) -> Answer<'_, Vec<ports::ContainerStatus>> {
+        Box::pin(async move {
+            let list = self.0.list_containers().await.map_err(error)?;
+            Ok(list.into_iter().map(container_status).collect())
+        })
+    }
+
+    fn exec_sync<'a>(
+        &'a self,
+        id: &'a str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Answer<'a, ports::ExecResult> {
+        Box::pin(async move {
+            let done = self.0.exec_sync(id, command, timeout).await.map_err(error)?;
+            Ok(ports::ExecResult { stdout: done.stdout, stderr: done.stderr, exit_code: done.exit_code })
+        })
+    }
+
+    fn exec<'a>(&'a self, id: &'a str, options: ExecOptions) -> Answer<'a, ExecSession> {
+        Box::pin(async move { self.0.exec(id, exec_spec(options)).await.map(session).map_err(error) })
+    }
+
+    fn attach<'a>(&'a self, id: &'a str, options: ExecOptions) -> Answer<'a, ExecSession> {
+        Box::pin(async move { self.0.attach(id, exec_spec(options)).await.map(session).map_err(error) })
+    }
+
+    fn events(&self) -> mpsc::UnboundedReceiver<ports::RuntimeEvent> {
+        let mut from = self.0.events();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(event) = from.recv().await {
+                if sender.send(runtime_event(event)).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn image_status<'a>(&'a self, reference: &'a str) -> Answer<'a, Option<ports::ImageInfo>> {
+        Box::pin(async move { Ok(self.0.image_status(reference).await.map_err(error)?.map(image)) })
+    }
+
+    fn pull_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ports::ImageInfo> {
+        Box::pin(async move { self.0.pull_image(reference).await.map(image).map_err(error) })
+    }
+
+    fn list_images(&self) -> Answer<'_, Vec<ports::ImageInfo>> {
+        Box::pin(async move {
+            let list = self.0.list_images().await.map_err(error)?;
+            Ok(list.into_iter().map(image).collect())
+        })
+    }
+
+    fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.remove_image(reference).await.map_err(error) })
+    }
+}
+
+fn error(error: runtime::RuntimeError) -> ports::RuntimeError {
+    match error {
+        runtime::RuntimeError::NotFound(_) => ports::RuntimeError::NotFound,
+        runtime::RuntimeError::Invalid(why) => ports::RuntimeError::Invalid(why),
+        runtime::RuntimeError::Timeout => ports::RuntimeError::Timeout,
+        runtime::RuntimeError::Other(why) => ports::RuntimeError::Other(why),
+    }
+}
+
+fn resources(r: ports::Resources) -> runtime::Resources {
+    runtime::Resources {
+        cpu_shares: r.cpu_shares,
+        cpu_quota_us: r.cpu_quota_us,
+        cpu_period_us: r.cpu_period_us,
+        memory_limit_bytes: r.memory_limit_bytes,
+        pids_limit: r.pids_limit,
+        oom_score_adj: r.oom_score_adj,
+    }
+}
+
+fn sandbox_spec(c: ports::SandboxConfig) -> runtime::SandboxSpec {
+    runtime::SandboxSpec {
+        pod_uid: c.pod_uid,
+        namespace: c.namespace,
+        name: c.name,
+        attempt: c.attempt,
+        hostname: c.hostname,
+        host_network: c.host_network,
+        host_pid: c.host_pid,
+        host_ipc: c.host_ipc,
+        share_process_namespace: c.share_process_namespace,
+        sysctls: c.sysctls,
+        labels: c.labels,
+        cgroup: resources(c.cgroup),
+        log_dir: c.log_dir,
+    }
+}
+
+fn sandbox_status(s: runtime::SandboxStatus) -> ports::SandboxStatus {
+    ports::SandboxStatus {
+        id: s.id,
+        pod_uid: s.pod_uid,
+        namespace: s.namespace,
+        name: s.name,
+        attempt: s.attempt,
+        ready: s.ready,
+        created_at_nanos: s.created_at_nanos,
+        netns: s.netns,
+        labels: s.labels,
+    }
+}
+
+fn container_spec(c: ports::ContainerConfig) -> runtime::ContainerSpec {
+    runtime::ContainerSpec {
+        name: c.name,
+        attempt: c.attempt,
+        image: c.image,
+        command: c.command,
+        args: c.args,
+        env: c.env,
+        working_dir: c.working_dir,
+        user: c.user,
+        group: c.group,
+        supplemental_groups: c.supplemental_groups,
+        mounts: c.mounts.into_iter().map(mount).collect(),
+        resources: resources(c.resources),
+        privileged: c.privileged,
+        add_capabilities: c.add_capabilities,
+        drop_capabilities: c.drop_capabilities,
+        allow_privilege_escalation: c.allow_privilege_escalation,
+        readonly_rootfs: c.readonly_rootfs,
+        tty: c.tty,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        log_path: c.log_path,
+        labels: c.labels,
+        stop_signal: c.stop_signal,
+        rlimits: Vec::new(),
+        seccomp: None,
+    }
+}
+
+fn mount(m: ports::Mount) -> runtime::Mount {
+    let propagation = match m.propagation {
+        ports::Propagation::Private => runtime::Propagation::Private,
+        ports::Propagation::HostToContainer => runtime::Propagation::HostToContainer,
+        ports::Propagation::Bidirectional => runtime::Propagation::Bidirectional,
+    };
+    runtime::Mount { host_path: m.host_path, container_path: m.container_path, readonly: m.readonly, propagation }
+}
+
+fn container_status(c: runtime::ContainerStatus) -> ports::ContainerStatus {
+    let state = match c.state {
+        runtime::ContainerState::Created => ports::ContainerState::Created,
+        runtime::ContainerState::Running => ports::ContainerState::Running,
+        runtime::ContainerState::Exited => ports::ContainerState::Exited,
+    };
+    ports::ContainerStatus {
+        id: c.id,
+        sandbox_id: c.sandbox_id,
+        pod_uid: c.pod_uid,
+        name: c.name,
+        attempt: c.attempt,
+        image: c.image,
+        image_id: c.image_id,
+        state,
+        created_at_nanos: c.created_at_nanos,
+        started_at_nanos: c.started_at_nanos,
+        finished_at_nanos: c.finished_at_nanos,
+        exit_code: c.exit_code,
+        reason: c.reason,
+        message: c.message,
+        log_path: c.log_path,
+        labels: c.labels,
+    }
+}
+
+fn runtime_event(event: runtime::RuntimeEvent) -> ports::RuntimeEvent {
+    let kind = match event.kind {
+        runtime::RuntimeEventKind::Started => ports::RuntimeEventKind::Started,
+        runtime::RuntimeEventKind::Exited => ports::RuntimeEventKind::Exited,
+        runtime::RuntimeEventKind::SandboxStopped => ports::RuntimeEventKind::SandboxStopped,
+    };
+    ports::RuntimeEvent { sandbox_id: event.sandbox_id, container_id: event.container_id, kind }
+}
+
+fn exec_spec(o: ExecOptions) -> runtime::ExecSpec {
+    runtime::ExecSpec { command: o.command, stdin: o.stdin, stdout: o.stdout, stderr: o.stderr, tty: o.tty }
+}
