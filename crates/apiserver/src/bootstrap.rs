@@ -13,8 +13,16 @@ use crate::server::{ApiServer, OpenError};
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Priorities of what the cluster itself needs (Kubernetes, "Pod Priority and Preemption").
 const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
 ];
 
 /// Makes and mends the objects.
@@ -40,8 +48,10 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), OpenError> {
     let authentication = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {"client-ca-file": server.config.client_ca_pem}});
-    make.ensure(("", "v1", "configmaps"), Some("kube-system"), authentication, |is, want| take(is, want, &["data"]))
-        .await?;
+    make.ensure(("", "v1", "configmaps"), Some("kube-system"), authentication, |is, want| {
+        take(is, want, &["data"])
+    })
+    .await?;
     own_service(&make).await
 }
 
@@ -142,7 +152,8 @@ impl Maker<'_> {
         match self.get(&gvr, namespace, &name).await.map_err(failed)? {
             Some(mut is) => {
                 if mend(&mut is, &want) {
-                    let request = ApiRequest::resource(Verb::Update, gvr.clone(), namespace, Some(&name), None);
+                    let request =
+                        ApiRequest::resource(Verb::Update, gvr.clone(), namespace, Some(&name), None);
                     self.send(request, Some(&is.into_value())).await.map_err(failed)?;
                 }
             }
@@ -197,7 +208,8 @@ mod tests {
         assert!(add_missing(&mut is, &json!({"rules": [{"verbs": ["list"]}, {"verbs": ["get"]}]}), "rules"));
         assert_eq!(is.get(&["rules"]).and_then(Value::as_array).map(Vec::len), Some(3));
         assert!(!add_missing(&mut is, &json!({"rules": [{"verbs": ["list"]}]}), "rules"));
-        let mut service = Object::from_value(json!({"spec": {"ports": [{"port": 443, "protocol": "TCP"}]}})).unwrap();
+        let mut service =
+            Object::from_value(json!({"spec": {"ports": [{"port": 443, "protocol": "TCP"}]}})).unwrap();
         assert!(!take(&mut service, &json!({"spec": {"ports": [{"port": 443}]}}), &["spec", "ports"]));
         assert!(take(&mut service, &json!({"spec": {"ports": [{"port": 444}]}}), &["spec", "ports"]));
     }

@@ -55,7 +55,11 @@ fn log_options(request: &ApiRequest) -> Result<LogOptions, Status> {
         match value.parse::<i64>() {
             Ok(number) if number >= least => u64::try_from(number).ok(),
             _ => {
-                errors.push(FieldError::invalid(name, value, &format!("must be greater than or equal to {least}")));
+                errors.push(FieldError::invalid(
+                    name,
+                    value,
+                    &format!("must be greater than or equal to {least}"),
+                ));
                 None
             }
         }
@@ -72,7 +76,10 @@ fn log_options(request: &ApiRequest) -> Result<LogOptions, Status> {
     options.timestamps = flag("timestamps");
     options.since_time = text("sinceTime").map(str::to_owned);
     if options.since_time.is_some() && options.since_seconds.is_some() {
-        errors.push(FieldError::forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        errors.push(FieldError::forbidden(
+            "sinceSeconds",
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
     }
     if errors.is_empty() { Ok(options) } else { Err(Status::invalid("", "PodLogOptions", "", &errors)) }
 }
@@ -98,8 +105,11 @@ fn container(pod: &Object, wanted: &str) -> Result<String, Status> {
         [only] => Ok((*only).to_owned()),
         list if list.contains(&annotated) => Ok(annotated.to_owned()),
         list => {
-            let mut text =
-                format!("a container name must be specified for pod {}, choose one of: [{}]", pod.name(), list.join(" "));
+            let mut text = format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                pod.name(),
+                list.join(" ")
+            );
             if !init.is_empty() {
                 text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -125,7 +135,9 @@ fn check_log(pod: &Object, options: &LogOptions) -> Result<(), Status> {
             return Ok(());
         }
         let pod = pod.name();
-        return Err(Status::bad_request(format!("previous terminated container {name:?} in pod {pod:?} not found")));
+        return Err(Status::bad_request(format!(
+            "previous terminated container {name:?} in pod {pod:?} not found"
+        )));
     }
     let state = &status["state"];
     if state["running"].is_object() || state["terminated"].is_object() || ended_before {
@@ -137,7 +149,12 @@ fn check_log(pod: &Object, options: &LogOptions) -> Result<(), Status> {
     }
 }
 
-async fn session(server: &ApiServer, request: &ApiRequest, pod: &Object, what: &str) -> Result<Session, Status> {
+async fn session(
+    server: &ApiServer,
+    request: &ApiRequest,
+    pod: &Object,
+    what: &str,
+) -> Result<Session, Status> {
     let text = |name: &str| request.options.extra(name);
     let flag = |name: &str| matches!(text(name), Some("true" | "1"));
     let commands = request.options.extra.iter().filter(|(name, _)| name == "command");
@@ -158,7 +175,8 @@ async fn session(server: &ApiServer, request: &ApiRequest, pod: &Object, what: &
     options.container = container(pod, &options.container)?;
     let phase = pod.str(&["status", "phase"]);
     if matches!(phase, "Succeeded" | "Failed") {
-        let text = format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
+        let text =
+            format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
         return Err(Status::bad_request(text));
     }
     let node = pod.str(&["spec", "nodeName"]);
@@ -184,7 +202,8 @@ mod tests {
     fn the_container_is_chosen_as_documented() {
         let pod = |value| Object::from_value(value).unwrap();
         let one = pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}));
-        let two = pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
+        let two =
+            pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
             "initContainers": [{"name": "i"}]}}));
         assert_eq!(container(&one, "").unwrap(), "a");
         assert_eq!(container(&two, "b").unwrap(), "b");
@@ -198,14 +217,20 @@ mod tests {
     #[test]
     fn logs_need_a_container_that_ran() {
         let check = |status: Value, previous| {
-            let pod = Object::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [status]}}));
+            let pod = Object::from_value(
+                json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [status]}}),
+            );
             let options = LogOptions { container: "a".into(), previous, ..LogOptions::default() };
             check_log(&pod.unwrap(), &options).map_err(|status| status.message)
         };
-        let waiting = |reason: &str| Err(format!("container \"a\" in pod \"p\" is waiting to start: {reason}"));
+        let waiting =
+            |reason: &str| Err(format!("container \"a\" in pod \"p\" is waiting to start: {reason}"));
         let state = |state: Value| json!({"name": "a", "state": state});
         assert_eq!(check(json!({"name": "b"}), false), waiting("ContainerCreating"));
-        assert_eq!(check(state(json!({"waiting": {"reason": "PodInitializing"}})), false), waiting("PodInitializing"));
+        assert_eq!(
+            check(state(json!({"waiting": {"reason": "PodInitializing"}})), false),
+            waiting("PodInitializing")
+        );
         assert_eq!(
             check(state(json!({"waiting": {"reason": "ImagePullBackOff"}})), false),
             waiting("trying and failing to pull image")

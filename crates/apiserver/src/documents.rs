@@ -13,7 +13,11 @@ pub(crate) const MINOR: &str = "37";
 pub const GIT_VERSION: &str = "v1.37.0+podium";
 
 /// Answers a path.
-pub(crate) async fn answer(server: &ApiServer, path: &str, request: &ApiRequest) -> Result<ApiResponse, Status> {
+pub(crate) async fn answer(
+    server: &ApiServer,
+    path: &str,
+    request: &ApiRequest,
+) -> Result<ApiResponse, Status> {
     let advertise = server.config.advertise.to_string();
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
@@ -58,7 +62,8 @@ fn go_arch(arch: &str) -> &str {
 }
 
 fn paths(server: &ApiServer) -> Value {
-    let mut paths = vec!["/.well-known/openid-configuration".to_owned(), "/api".to_owned(), "/apis".to_owned()];
+    let mut paths =
+        vec!["/.well-known/openid-configuration".to_owned(), "/api".to_owned(), "/apis".to_owned()];
     for (group, version) in server.resources.group_versions() {
         if group.is_empty() {
             paths.push(format!("/api/{version}"));

@@ -163,7 +163,8 @@ fn impersonated(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     let mut any = false;
     for (name, value) in headers {
         let Some(what) = name.as_str().strip_prefix("impersonate-") else { continue };
-        let value = value.to_str().map_err(|_| Status::bad_request(format!("malformed header {name}")))?.to_owned();
+        let value =
+            value.to_str().map_err(|_| Status::bad_request(format!("malformed header {name}")))?.to_owned();
         any = true;
         match what {
             "user" => user.name = value,
@@ -185,8 +186,11 @@ fn impersonated(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
 
 async fn decode(request: Request<RequestBody>) -> Result<ApiRequest, Status> {
     let (head, body) = request.into_parts();
-    let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let mut decoded = url::decode(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default())?;
+    let text = |name: HeaderName| {
+        head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let mut decoded =
+        url::decode(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default())?;
     decoded.accept = text(ACCEPT);
     decoded.user_agent = text(USER_AGENT);
     if matches!(decoded.verb, Verb::Get | Verb::List | Verb::Watch) {
@@ -232,9 +236,9 @@ fn encode(response: ApiResponse, mut stop: watch::Receiver<bool>) -> Response<Re
             let frames = events.take_until(stopped).map(|event| Ok(Frame::data(watch_frame(&event))));
             UnsyncBoxBody::new(StreamBody::new(frames))
         }
-        ResponseBody::Stream(stream) => {
-            UnsyncBoxBody::new(StreamBody::new(stream.take_until(stopped).map(|piece| piece.map(Frame::data))))
-        }
+        ResponseBody::Stream(stream) => UnsyncBoxBody::new(StreamBody::new(
+            stream.take_until(stopped).map(|piece| piece.map(Frame::data)),
+        )),
     };
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::from_u16(response.code).unwrap_or(StatusCode::OK);
@@ -304,7 +308,8 @@ struct WebSocketOffer {
 
 impl WebSocketOffer {
     fn of(request: &mut Request<RequestBody>) -> Option<Self> {
-        let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let text =
+            |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !text(http::header::UPGRADE).eq_ignore_ascii_case("websocket") {
             return None;
         }

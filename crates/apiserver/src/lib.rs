@@ -12,8 +12,26 @@
 //! - A write is one store transaction; nothing is written outside it.
 //! - Stored bytes hold no resourceVersion; it is spliced in when they are sent, and never parsed for reading.
 
+mod admission;
+mod authn;
+mod authz;
+mod bootstrap;
+mod connect;
 pub mod discovery;
+mod documents;
+mod http;
 pub mod openapi;
+mod pipeline;
 pub mod printing;
+mod registry;
 pub mod resource;
 pub mod resources;
+mod server;
+mod stored;
+pub mod url;
+mod watch_cache;
+mod websocket;
+
+pub use documents::GIT_VERSION;
+pub use resource::UserInfo;
+pub use server::{ApiServer, NodeGateway, OpenError, ServerConfig};

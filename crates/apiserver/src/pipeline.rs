@@ -34,7 +34,11 @@ pub(crate) struct Session {
 }
 
 /// The whole way of a request after decoding and authentication.
-pub(crate) async fn handle(server: &ApiServer, caller: &UserInfo, incoming: Incoming) -> Result<Outcome, Status> {
+pub(crate) async fn handle(
+    server: &ApiServer,
+    caller: &UserInfo,
+    incoming: Incoming,
+) -> Result<Outcome, Status> {
     let Incoming { request, impersonate, upgrade } = incoming;
     let user = match impersonate {
         None => caller.clone(),
@@ -112,7 +116,8 @@ async fn authorize_impersonation(
     let mut wanted = wanted;
     let account = wanted.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     if let Some((namespace, name)) = account {
-        let attributes = Attributes { verb, resource: "serviceaccounts", namespace, name, ..Attributes::default() };
+        let attributes =
+            Attributes { verb, resource: "serviceaccounts", namespace, name, ..Attributes::default() };
         check(server, caller, &attributes).await?;
     } else {
         let attributes = Attributes { verb, resource: "users", name: &wanted.name, ..Attributes::default() };
@@ -124,8 +129,13 @@ async fn authorize_impersonation(
     }
     let authentication = "authentication.k8s.io";
     if !wanted.uid.is_empty() {
-        let attributes =
-            Attributes { verb, group: authentication, resource: "uids", name: &wanted.uid, ..Attributes::default() };
+        let attributes = Attributes {
+            verb,
+            group: authentication,
+            resource: "uids",
+            name: &wanted.uid,
+            ..Attributes::default()
+        };
         check(server, caller, &attributes).await?;
     }
     for (key, values) in &wanted.extra {
@@ -149,7 +159,8 @@ async fn authorize_impersonation(
 fn complete_groups(user: &mut UserInfo) {
     let account = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     if let Some((namespace, _)) = account.filter(|_| user.groups.is_empty()) {
-        user.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        user.groups =
+            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
     let last = if user.name == "system:anonymous" {
         crate::authn::UNAUTHENTICATED
@@ -163,5 +174,8 @@ fn complete_groups(user: &mut UserInfo) {
 
 /// The answer to a path that leads nowhere.
 pub(crate) fn no_such_path() -> Status {
-    Status { message: "the server could not find the requested resource".into(), ..Status::new(Reason::NotFound, "") }
+    Status {
+        message: "the server could not find the requested resource".into(),
+        ..Status::new(Reason::NotFound, "")
+    }
 }

@@ -93,11 +93,12 @@ impl ApiServer {
     /// # Errors
     /// When the store cannot be read or written, or the signing key is malformed.
     pub async fn open(store: Arc<dyn Store>, config: ServerConfig) -> Result<Arc<Self>, OpenError> {
-        let table: Arc<SchemaTable> = schema::builtin();
+        let table: Arc<SchemaTable> = schema::table();
         let resources = Arc::new(ResourceSet::new(resources::builtin(table)));
         let caches = WatchCaches::start(Arc::clone(&store)).await.map_err(OpenError::Store)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&caches), &resources));
-        let tokens = ServiceAccountTokens::new(&config.service_account_key_pem, &config.service_account_issuer)?;
+        let tokens =
+            ServiceAccountTokens::new(&config.service_account_key_pem, &config.service_account_issuer)?;
         let registry = Registry {
             store,
             resources: Arc::clone(&resources),
@@ -120,7 +121,9 @@ impl ApiServer {
         request: ApiRequest,
     ) -> BoxFuture<'a, Result<ApiResponse, Status>> {
         Box::pin(async move {
-            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: false }).await? {
+            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: false })
+                .await?
+            {
                 Outcome::Response(response) => Ok(response),
                 Outcome::Session(_) => Err(Status::internal("a session was opened without an upgrade")),
             }

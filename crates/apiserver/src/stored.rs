@@ -32,7 +32,9 @@ pub(crate) fn encode(object: &Object) -> Bytes {
         write_pair(&mut out, name, value);
     }
     out.push(b'}');
-    for (name, value) in object.0.iter().filter(|(n, _)| !matches!(n.as_str(), "apiVersion" | "kind" | "metadata")) {
+    for (name, value) in
+        object.0.iter().filter(|(n, _)| !matches!(n.as_str(), "apiVersion" | "kind" | "metadata"))
+    {
         out.push(b',');
         write_pair(&mut out, name, value);
     }
@@ -51,8 +53,10 @@ fn write_pair(out: &mut Vec<u8>, name: &str, value: &Value) {
 /// # Errors
 /// When the bytes are no JSON object: the store was written by something else.
 pub(crate) fn decode(value: &Bytes, revision: u64) -> Result<Object, api::Status> {
-    let tree: Value = serde_json::from_slice(value).map_err(|e| api::Status::internal(format!("stored object: {e}")))?;
-    let mut object = Object::from_value(tree).ok_or_else(|| api::Status::internal("stored value is no object"))?;
+    let tree: Value =
+        serde_json::from_slice(value).map_err(|e| api::Status::internal(format!("stored object: {e}")))?;
+    let mut object =
+        Object::from_value(tree).ok_or_else(|| api::Status::internal("stored value is no object"))?;
     if revision > 0 {
         object.set(&["metadata", "resourceVersion"], revision.to_string());
     }
@@ -119,7 +123,8 @@ impl MetaReader {
             Some(Value::Object(map)) => map.into_iter().map(|(k, v)| (k, text(Some(&v), ""))).collect(),
             _ => Vec::new(),
         };
-        let fields = found.iter().zip(&self.absent).map(|(value, absent)| text(value.as_ref(), absent)).collect();
+        let fields =
+            found.iter().zip(&self.absent).map(|(value, absent)| text(value.as_ref(), absent)).collect();
         Meta { labels, fields }
     }
 }
@@ -171,7 +176,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let here = |index: &&usize| self.reader.paths[**index].get(self.depth).is_some_and(|p| *p == name);
+            let here =
+                |index: &&usize| self.reader.paths[**index].get(self.depth).is_some_and(|p| *p == name);
             let wanted: Vec<usize> = self.wanted.iter().filter(here).copied().collect();
             let leaf = wanted.iter().copied().find(|i| self.reader.paths[*i].len() == self.depth + 1);
             if let Some(index) = leaf {

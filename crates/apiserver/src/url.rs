@@ -89,7 +89,10 @@ fn verb(method: &str, target: &Target, watch: bool) -> Result<Verb, Status> {
 
 /// The answer to a method that the server does not serve there.
 pub fn method_not_allowed() -> Status {
-    Status::new(api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+    Status::new(
+        api::Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
 }
 
 fn parse_query(query: &str) -> Result<Vec<(String, String)>, Status> {
@@ -223,8 +226,12 @@ mod tests {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         match decode(method, path, query) {
             Err(status) => format!("{} {}", status.code, status.message),
-            Ok(ApiRequest { verb, target: Target::Path(path), .. }) => format!("{} path {path}", verb.as_str()),
-            Ok(ApiRequest { verb, target: Target::Resource { gvr, namespace, name, subresource }, .. }) => format!(
+            Ok(ApiRequest { verb, target: Target::Path(path), .. }) => {
+                format!("{} path {path}", verb.as_str())
+            }
+            Ok(ApiRequest {
+                verb, target: Target::Resource { gvr, namespace, name, subresource }, ..
+            }) => format!(
                 "{} {gvr} ns={} name={} sub={}",
                 verb.as_str(),
                 namespace.unwrap_or_default(),
@@ -252,8 +259,16 @@ mod tests {
             ("GET", "/api/v1/namespaces/a/pods/b", "get v1/pods ns=a name=b sub="),
             ("POST", "/api/v1/namespaces/a/pods/b/exec?command=ls", "create v1/pods ns=a name=b sub=exec"),
             ("GET", "/api/v1/namespaces/a/pods/b/log", "get v1/pods ns=a name=b sub=log"),
-            ("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1/deployments ns=a name= sub="),
-            ("DELETE", "/apis/apps/v1/namespaces/a/deployments/d", "delete apps/v1/deployments ns=a name=d sub="),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments",
+                "deletecollection apps/v1/deployments ns=a name= sub=",
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments/d",
+                "delete apps/v1/deployments ns=a name=d sub=",
+            ),
             (
                 "GET",
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",

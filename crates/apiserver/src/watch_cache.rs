@@ -43,13 +43,17 @@ impl CacheEvent {
     /// The new object with its revision.
     pub(crate) fn encoded(&self) -> Bytes {
         let value = self.new.as_ref().map(|o| &o.value);
-        value.map_or_else(Bytes::new, |v| self.encoded.get_or_init(|| stored::splice(v, self.revision)).clone())
+        value.map_or_else(Bytes::new, |v| {
+            self.encoded.get_or_init(|| stored::splice(v, self.revision)).clone()
+        })
     }
 
     /// The object as it was before, with the revision of this event: what DELETED shows.
     pub(crate) fn encoded_old(&self) -> Bytes {
         let value = self.old.as_ref().map(|o| &o.value);
-        value.map_or_else(Bytes::new, |v| self.encoded_old.get_or_init(|| stored::splice(v, self.revision)).clone())
+        value.map_or_else(Bytes::new, |v| {
+            self.encoded_old.get_or_init(|| stored::splice(v, self.revision)).clone()
+        })
     }
 
     fn size(&self) -> usize {
@@ -118,7 +122,8 @@ impl ResourceCache {
         };
         let objects = page.entries.into_iter().map(|entry| {
             let meta = self.reader.read(&entry.value);
-            let object = CachedObject { key: entry.key, value: entry.value, revision: entry.mod_revision, meta };
+            let object =
+                CachedObject { key: entry.key, value: entry.value, revision: entry.mod_revision, meta };
             (Arc::clone(&object.key), Arc::new(object))
         });
         let objects: BTreeMap<_, _> = objects.collect();
@@ -198,7 +203,11 @@ impl ResourceCache {
         }
         let start = state.ring.partition_point(|event| event.revision <= position);
         let events: Vec<_> = state.ring.iter().skip(start).take(limit).cloned().collect();
-        if events.is_empty() { Next::Idle(progress.max(state.revision).max(position)) } else { Next::Events(events) }
+        if events.is_empty() {
+            Next::Idle(progress.max(state.revision).max(position))
+        } else {
+            Next::Events(events)
+        }
     }
 
     /// The cached object of a key, when it is the one of that revision.
@@ -264,7 +273,12 @@ impl WatchCaches {
     /// A new watch from now on; caches of the old one are dropped.
     async fn restart(&self) -> Option<store::WatchStream> {
         loop {
-            match self.store.current_revision().await.and_then(|from| Ok((from, self.store.watch("/registry/", from)?))) {
+            match self
+                .store
+                .current_revision()
+                .await
+                .and_then(|from| Ok((from, self.store.watch("/registry/", from)?)))
+            {
                 Ok((from, stream)) => {
                     self.drop_all();
                     self.progress.send_replace(from);
@@ -303,7 +317,11 @@ impl WatchCaches {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn of(&self, stored: &Arc<Resource>, since: Option<u64>) -> Result<Arc<ResourceCache>, Status> {
+    pub(crate) async fn of(
+        &self,
+        stored: &Arc<Resource>,
+        since: Option<u64>,
+    ) -> Result<Arc<ResourceCache>, Status> {
         let cache = {
             let mut map = self.map();
             let new = || Arc::new(ResourceCache::new(Arc::clone(stored), self.progress.subscribe()));
@@ -320,7 +338,12 @@ impl WatchCaches {
 }
 
 /// The state at `since` and the events up to `now`, or `None` when history no longer holds them.
-async fn past(store: &dyn Store, prefix: &str, since: u64, now: u64) -> Option<(store::Page, Vec<Arc<Event>>)> {
+async fn past(
+    store: &dyn Store,
+    prefix: &str,
+    since: u64,
+    now: u64,
+) -> Option<(store::Page, Vec<Arc<Event>>)> {
     let page = store.range(prefix, None, None, Some(since)).await.ok()?;
     let mut stream = store.watch(prefix, since).ok()?;
     let mut events = Vec::new();

@@ -157,7 +157,10 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        assert_eq!(terminal_size(br#"{"Width":80,"Height":24}"#), Some(TerminalSize { width: 80, height: 24 }));
+        assert_eq!(
+            terminal_size(br#"{"Width":80,"Height":24}"#),
+            Some(TerminalSize { width: 80, height: 24 })
+        );
         assert_eq!(terminal_size(b"{}"), None);
     }
 }

@@ -62,7 +62,10 @@ mod tests {
         };
         assert_eq!(count(json!({})), 2);
         assert_eq!(count(json!({"tolerations": [{"operator": "Exists"}]})), 1);
-        assert_eq!(count(json!({"tolerations": [{"key": TAINTS[0], "effect": "NoExecute", "operator": "Exists"}]})), 2);
+        assert_eq!(
+            count(json!({"tolerations": [{"key": TAINTS[0], "effect": "NoExecute", "operator": "Exists"}]})),
+            2
+        );
         assert_eq!(count(json!({"tolerations": [{"key": TAINTS[0], "effect": "NoSchedule"}]})), 3);
     }
 }

@@ -33,7 +33,9 @@ pub(crate) struct AdmissionContext<'a> {
 impl AdmissionContext<'_> {
     /// Whether the write creates an object of a row, on its main path.
     fn creates(&self, group: &str, resource: &str) -> bool {
-        self.operation == Operation::Create && self.call.subresource.is_none() && is(self.call.resource, group, resource)
+        self.operation == Operation::Create
+            && self.call.subresource.is_none()
+            && is(self.call.resource, group, resource)
     }
 
     /// The refusal of an object.

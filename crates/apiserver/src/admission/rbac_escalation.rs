@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{AdmissionContext, Plugin};
-use crate::authz::rbac::{GROUP, Rule, RoleRef, missing};
+use crate::authz::rbac::{GROUP, RoleRef, Rule, missing};
 use crate::authz::{Attributes, MASTERS};
 
 pub(crate) struct RbacEscalation;
@@ -51,8 +51,10 @@ async fn check_role(cx: &AdmissionContext<'_>, role: &Object, old: Option<&Objec
 }
 
 async fn check_binding(cx: &AdmissionContext<'_>, binding: &Object) -> Result<(), Status> {
-    let reference =
-        RoleRef { kind: binding.str(&["roleRef", "kind"]).to_owned(), name: binding.str(&["roleRef", "name"]).to_owned() };
+    let reference = RoleRef {
+        kind: binding.str(&["roleRef", "kind"]).to_owned(),
+        name: binding.str(&["roleRef", "name"]).to_owned(),
+    };
     let namespace = binding.namespace();
     let resource = if reference.kind == "Role" { "roles" } else { "clusterroles" };
     let gvr = GroupVersionResource::new(GROUP, "v1", resource);
@@ -65,7 +67,12 @@ async fn check_binding(cx: &AdmissionContext<'_>, binding: &Object) -> Result<()
     check_rules(cx, binding.name(), namespace, &rules).await
 }
 
-async fn check_rules(cx: &AdmissionContext<'_>, name: &str, namespace: &str, rules: &[Rule]) -> Result<(), Status> {
+async fn check_rules(
+    cx: &AdmissionContext<'_>,
+    name: &str,
+    namespace: &str,
+    rules: &[Rule],
+) -> Result<(), Status> {
     let mine = cx.registry.rbac.rules(cx.call.user, namespace).await?;
     let lacking = missing(&mine, rules);
     if lacking.is_empty() {
@@ -90,6 +97,7 @@ fn text(rule: &Rule) -> String {
         ("NonResourceURLs", &rule.non_resource_urls),
         ("Verbs", &rule.verbs),
     ];
-    let shown = parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name}:{list:?}"));
+    let shown =
+        parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name}:{list:?}"));
     format!("{{{}}}", shown.collect::<Vec<_>>().join(", "))
 }

@@ -46,7 +46,8 @@ async fn serve(cx: &AdmissionContext<'_>, pod: &mut Object) -> Result<(), Status
     let namespace = cx.call.namespace;
     let account = Reader::get(cx.registry, &gvr, &ObjectKey::new(namespace, &*name)).await?;
     let Some(account) = account else {
-        let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        let why =
+            format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         return Err(cx.forbidden(pod.name(), &why));
     };
     let flag = |object: &Object, path: &[&str]| object.get(path).and_then(Value::as_bool);
@@ -75,7 +76,8 @@ fn mount_token(pod: &mut Object, suffix: &str) {
     }
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
-        let containers = pod.0.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
+        let containers =
+            pod.0.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
             let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
             if mounts.is_null() {

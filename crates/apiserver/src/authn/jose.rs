@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use ring::signature::UnparsedPublicKey;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
 /// Why a key or token was refused.
@@ -34,7 +34,8 @@ impl SigningKey {
     pub(crate) fn from_pem(pem: &str) -> Result<Self, JoseError> {
         use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
         let random = SystemRandom::new();
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| JoseError::Key(e.to_string()))?;
+        let der =
+            PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| JoseError::Key(e.to_string()))?;
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &random)
                 .map_err(|e| JoseError::Key(e.to_string()))?;

@@ -14,7 +14,8 @@ pub(crate) fn user(certificate: &[u8]) -> Option<UserInfo> {
     let mut groups: Vec<String> =
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     groups.push(AUTHENTICATED.to_owned());
-    Some(UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }).filter(|user| !user.name.is_empty())
+    Some(UserInfo { name: name.to_owned(), groups, ..UserInfo::default() })
+        .filter(|user| !user.name.is_empty())
 }
 
 #[cfg(test)]

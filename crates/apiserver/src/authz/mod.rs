@@ -28,7 +28,12 @@ pub(crate) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// A verb on a resource.
-    pub(crate) fn on(verb: &'a str, gvr: &'a GroupVersionResource, namespace: &'a str, name: &'a str) -> Self {
+    pub(crate) fn on(
+        verb: &'a str,
+        gvr: &'a GroupVersionResource,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Self {
         Self { verb, group: &gvr.group, resource: &gvr.resource, namespace, name, ..Self::default() }
     }
 
@@ -47,7 +52,10 @@ pub(crate) fn forbidden(user: &UserInfo, attributes: &Attributes<'_>) -> Status 
     let Attributes { verb, group, resource, namespace, name, path, .. } = *attributes;
     let who = &user.name;
     if resource.is_empty() {
-        return Status::new(Reason::Forbidden, format!("forbidden: User {who:?} cannot {verb} path {path:?}"));
+        return Status::new(
+            Reason::Forbidden,
+            format!("forbidden: User {who:?} cannot {verb} path {path:?}"),
+        );
     }
     let scope = if namespace.is_empty() {
         "at the cluster scope".to_owned()

@@ -48,7 +48,11 @@ const EDIT: &[Rule] = &[
         "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets \
          serviceaccounts services services/proxy",
     ),
-    (WRITE, "apps", "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale"),
+    (
+        WRITE,
+        "apps",
+        "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale",
+    ),
     (WRITE, "autoscaling", "horizontalpodautoscalers"),
     (WRITE, "batch", "cronjobs jobs"),
     (WRITE, "policy", "poddisruptionbudgets"),
@@ -58,7 +62,11 @@ const EDIT: &[Rule] = &[
 
 const ADMIN: &[Rule] = &[
     ("create", "authorization.k8s.io", "localsubjectaccessreviews"),
-    ("create delete deletecollection get list patch update watch", "rbac.authorization.k8s.io", "roles rolebindings"),
+    (
+        "create delete deletecollection get list patch update watch",
+        "rbac.authorization.k8s.io",
+        "roles rolebindings",
+    ),
 ];
 
 const EVENTS: Rule = ("create patch update", "core events.k8s.io", "events");
@@ -120,7 +128,10 @@ const PROXIER: &[Rule] = &[
     EVENTS,
 ];
 
-const DNS: &[Rule] = &[(READ, "core", "endpoints services pods namespaces nodes"), (READ, "discovery.k8s.io", "endpointslices")];
+const DNS: &[Rule] = &[
+    (READ, "core", "endpoints services pods namespaces nodes"),
+    (READ, "discovery.k8s.io", "endpointslices"),
+];
 
 const SELF_REVIEWS: &[Rule] = &[
     ("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
@@ -141,20 +152,38 @@ pub(crate) const CLUSTER_ROLES: &[RoleData] = &[
     RoleData { name: "system:basic-user", parts: &[SELF_REVIEWS] },
     RoleData {
         name: "system:discovery",
-        parts: &[&[("get", "", "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")]],
+        parts: &[&[(
+            "get",
+            "",
+            "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/",
+        )]],
     },
-    RoleData { name: "system:public-info-viewer", parts: &[&[("get", "", "/healthz /livez /readyz /version /version/")]] },
+    RoleData {
+        name: "system:public-info-viewer",
+        parts: &[&[("get", "", "/healthz /livez /readyz /version /version/")]],
+    },
     RoleData {
         name: "system:service-account-issuer-discovery",
-        parts: &[&[("get", "", "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/")]],
+        parts: &[&[(
+            "get",
+            "",
+            "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
+        )]],
     },
     RoleData {
         name: "system:monitoring",
-        parts: &[&[("get", "", "/healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/*")]],
+        parts: &[&[(
+            "get",
+            "",
+            "/healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/*",
+        )]],
     },
     RoleData {
         name: "system:auth-delegator",
-        parts: &[&[("create", "authentication.k8s.io", "tokenreviews"), ("create", "authorization.k8s.io", "subjectaccessreviews")]],
+        parts: &[&[
+            ("create", "authentication.k8s.io", "tokenreviews"),
+            ("create", "authorization.k8s.io", "subjectaccessreviews"),
+        ]],
     },
     RoleData { name: "system:node", parts: &[NODE] },
     RoleData { name: "system:node-proxier", parts: &[PROXIER] },
@@ -244,7 +273,10 @@ mod tests {
     fn every_binding_has_its_role_and_subjects() {
         for (name, subjects) in CLUSTER_ROLE_BINDINGS {
             assert!(CLUSTER_ROLES.iter().any(|role| role.name == *name), "{name}");
-            assert!(subjects.split_whitespace().all(|s| s.starts_with("User:") || s.starts_with("Group:")), "{name}");
+            assert!(
+                subjects.split_whitespace().all(|s| s.starts_with("User:") || s.starts_with("Group:")),
+                "{name}"
+            );
         }
     }
 

@@ -35,7 +35,8 @@ fn resource_matches(rule: &str, attributes: &Attributes<'_>) -> bool {
         return true;
     }
     let (resource, subresource) = rule.split_once('/').unwrap_or((rule, ""));
-    subresource == attributes.subresource && (resource == attributes.resource || (resource == "*" && !subresource.is_empty()))
+    subresource == attributes.subresource
+        && (resource == attributes.resource || (resource == "*" && !subresource.is_empty()))
 }
 
 fn path_matches(rule: &str, path: &str) -> bool {
@@ -192,7 +193,8 @@ impl Rbac {
             return Ok(true);
         }
         let compiled = self.compiled().await?;
-        Ok(compiled.visit(user, attributes.namespace, |rules| rules.iter().any(|rule| rule.allows(attributes))))
+        Ok(compiled
+            .visit(user, attributes.namespace, |rules| rules.iter().any(|rule| rule.allows(attributes))))
     }
 
     /// All rules that a user has in a namespace ("" means cluster-wide only).
@@ -212,7 +214,11 @@ impl Rbac {
     }
 
     /// The rules of the role that a binding in `namespace` refers to.
-    pub(crate) async fn role(&self, role: &RoleRef, namespace: &str) -> Result<Option<Arc<Vec<Rule>>>, Status> {
+    pub(crate) async fn role(
+        &self,
+        role: &RoleRef,
+        namespace: &str,
+    ) -> Result<Option<Arc<Vec<Rule>>>, Status> {
         let namespace = if role.kind == "Role" { namespace } else { "" };
         Ok(self.compiled().await?.roles.get(&(namespace.to_owned(), role.name.clone())).cloned())
     }
@@ -242,7 +248,8 @@ impl Rbac {
             compiled.revisions[index] = *revision;
             for object in objects {
                 let known = parsed.get(&object.key).filter(|(revision, _)| *revision == object.revision);
-                let entry = known.map_or_else(|| Arc::new(parse(object, index < 2)), |(_, entry)| Arc::clone(entry));
+                let entry =
+                    known.map_or_else(|| Arc::new(parse(object, index < 2)), |(_, entry)| Arc::clone(entry));
                 seen.insert(Arc::clone(&object.key), (object.revision, Arc::clone(&entry)));
                 let (namespace, name) = crate::stored::key_parts(&self.rows[index], &object.key);
                 compiled.add(namespace, name, &entry);
@@ -273,7 +280,9 @@ impl Compiled {
             }
             Parsed::Binding { role, subjects } => {
                 let of = if role.kind == "Role" { namespace } else { "" };
-                let Some(rules) = self.roles.get(&(of.to_owned(), role.name.clone())).cloned() else { return };
+                let Some(rules) = self.roles.get(&(of.to_owned(), role.name.clone())).cloned() else {
+                    return;
+                };
                 for subject in subjects {
                     let key = (namespace.to_owned(), subject.clone());
                     self.rules.entry(key).or_default().push(Arc::clone(&rules));
@@ -285,8 +294,8 @@ impl Compiled {
 
     /// Calls `found` for each set of rules of a user until it returns true.
     fn visit(&self, user: &UserInfo, namespace: &str, mut found: impl FnMut(&[Rule]) -> bool) -> bool {
-        let subjects =
-            std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|group| format!("g:{group}")));
+        let subjects = std::iter::once(format!("u:{}", user.name))
+            .chain(user.groups.iter().map(|group| format!("g:{group}")));
         let scopes = if namespace.is_empty() { vec![""] } else { vec!["", namespace] };
         for subject in subjects {
             for scope in &scopes {
@@ -305,7 +314,9 @@ mod tests {
     use super::*;
 
     fn rule(verbs: &str, groups: &str, resources: &str, names: &str) -> Rule {
-        let list = |text: &str| text.split_whitespace().map(|w| if w == "core" { "" } else { w }.to_owned()).collect();
+        let list = |text: &str| {
+            text.split_whitespace().map(|w| if w == "core" { "" } else { w }.to_owned()).collect()
+        };
         Rule {
             verbs: list(verbs),
             api_groups: list(groups),
@@ -330,10 +341,15 @@ mod tests {
             (rule("list", "core", "secrets", "a"), "list", "", "secrets", "", "", false),
         ];
         for (rule, verb, group, resource, subresource, name, want) in table {
-            let attributes = Attributes { verb, group, resource, subresource, name, namespace: "n", path: "" };
+            let attributes =
+                Attributes { verb, group, resource, subresource, name, namespace: "n", path: "" };
             assert_eq!(rule.allows(&attributes), want, "{rule:?} {attributes:?}");
         }
-        let urls = Rule { verbs: vec!["get".into()], non_resource_urls: vec!["/healthz/*".into()], ..Rule::default() };
+        let urls = Rule {
+            verbs: vec!["get".into()],
+            non_resource_urls: vec!["/healthz/*".into()],
+            ..Rule::default()
+        };
         let path = |path| Attributes { verb: "get", path, ..Attributes::default() };
         assert!(urls.allows(&path("/healthz/etcd")) && !urls.allows(&path("/metrics")));
     }
@@ -345,7 +361,10 @@ mod tests {
         assert_eq!(missing(&mine, &[rule("get", "core", "pods", "")]), nothing);
         assert_eq!(missing(&mine, &[rule("get", "core", "pods", "only-this")]), nothing);
         assert_eq!(missing(&mine, &[rule("delete", "apps", "deployments/scale", "")]), nothing);
-        assert_eq!(missing(&mine, &[rule("get delete", "core", "pods", "")]), [rule("delete", "core", "pods", "")]);
+        assert_eq!(
+            missing(&mine, &[rule("get delete", "core", "pods", "")]),
+            [rule("delete", "core", "pods", "")]
+        );
         assert_eq!(missing(&mine, &[rule("*", "core", "pods", "")]).len(), 1);
         assert_eq!(missing(&[rule("get", "core", "pods", "a")], &[rule("get", "core", "pods", "")]).len(), 1);
     }

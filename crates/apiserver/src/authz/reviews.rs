@@ -9,7 +9,11 @@ use crate::registry::{Call, Registry};
 use crate::resource::UserInfo;
 
 /// The status of a review, or an error for a kind that is no review.
-pub(crate) async fn answer(registry: &Registry, call: &Call<'_>, review: &Object) -> Result<Option<Value>, Status> {
+pub(crate) async fn answer(
+    registry: &Registry,
+    call: &Call<'_>,
+    review: &Object,
+) -> Result<Option<Value>, Status> {
     let gvr = &call.resource.gvr;
     Ok(Some(match (gvr.group.as_str(), gvr.resource.as_str()) {
         ("authentication.k8s.io", "tokenreviews") => token_review(registry, call, review).await?,
@@ -55,7 +59,9 @@ async fn token_review(registry: &Registry, call: &Call<'_>, review: &Object) -> 
     let wished = strings(review.get(&["spec", "audiences"]));
     let audiences = if wished.is_empty() { registry.tokens.api_audiences() } else { wished };
     match registry.tokens.authenticate(token, &audiences, registry, call.now).await {
-        Ok((user, shared)) => Ok(json!({"authenticated": true, "user": user_info(&user), "audiences": shared})),
+        Ok((user, shared)) => {
+            Ok(json!({"authenticated": true, "user": user_info(&user), "audiences": shared}))
+        }
         Err(status) if status.reason == api::Reason::Unauthorized => {
             Ok(json!({"user": {}, "error": "invalid bearer token"}))
         }
@@ -123,7 +129,8 @@ async fn access(
 
 fn rules(rules: &[Rule]) -> Value {
     let resources = rules.iter().filter(|rule| !rule.resources.is_empty()).map(|rule| {
-        let mut value = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+        let mut value =
+            json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
         if !rule.resource_names.is_empty() {
             value["resourceNames"] = json!(rule.resource_names);
         }

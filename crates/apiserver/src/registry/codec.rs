@@ -1,8 +1,10 @@
 //! Between bytes and trees, for one request: what the `api` crate's codecs need to know of it.
 
 use api::codec::{self, DecodeError, Mode};
+use api::patch::Operation;
 use api::{
-    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason, Status, TypeId,
+    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason, Status,
+    TypeId,
 };
 use bytes::Bytes;
 use serde_json::Value;
@@ -48,7 +50,11 @@ fn mode(call: &Call<'_>) -> Result<Mode, Status> {
 }
 
 /// The object in a request's body.
-pub(crate) fn decode(call: &Call<'_>, resource: &Resource, warnings: &mut Vec<String>) -> Result<Object, Status> {
+pub(crate) fn decode(
+    call: &Call<'_>,
+    resource: &Resource,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
     decode_as(call, resource, &resource.gvk(), resource.schema, warnings)
 }
 
@@ -119,7 +125,7 @@ pub(crate) fn patch_as(
     old: &Object,
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
-    let patched = api::patch::apply_patch(&resource.table, schema, kind, bytes, old)?;
+    let patched = api::patch::patch(kind, &resource.table, schema, old, bytes)?;
     let decoded = codec::decode_value(&resource.table, schema, patched.into_value(), mode(call)?);
     let decoded = decoded.map_err(|error| match error {
         DecodeError::Strict(_) | DecodeError::Type(_) => invalid_patch(call, &error),
@@ -132,5 +138,53 @@ pub(crate) fn patch_as(
 fn invalid_patch(call: &Call<'_>, error: &DecodeError) -> Status {
     let gvr = &call.resource.gvr;
     let text = format!("failed to create typed patch object: {error}");
-    Status { code: 422, ..Status::new(Reason::Invalid, text) }.about(&gvr.group, &call.resource.kind, call.name)
+    Status { code: 422, ..Status::new(Reason::Invalid, text) }.about(
+        &gvr.group,
+        &call.resource.kind,
+        call.name,
+    )
+}
+
+/// Applies a server-side apply configuration to the present object, or makes a new one of it.
+pub(crate) fn apply(
+    call: &Call<'_>,
+    live: Option<&Object>,
+    bytes: &[u8],
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let resource = call.resource;
+    let gvk = resource.gvk();
+    let decoded = codec::decode_yaml(&resource.table, resource.schema, bytes, mode(call)?);
+    let decoded = decoded.map_err(|error| error.status(&gvk))?;
+    warnings.extend(decoded.warnings);
+    let mut config = decoded.object;
+    settle_kind(&gvk, &mut config)?;
+    if call.subresource.is_none() && resource.has_status() {
+        config.0.remove("status");
+    }
+    let wanted = config.resource_version();
+    if live.is_some_and(|live| !wanted.is_empty() && wanted != live.resource_version()) {
+        return Err(call.conflict(call.name, super::update::MODIFIED));
+    }
+    let subresource = call.subresource.unwrap_or_default();
+    let force = call.request.options.force;
+    let (table, ty, manager) = (&resource.table, resource.schema, call.manager());
+    Ok(api::patch::apply(table, ty, live, &config, &manager, subresource, force, call.now)?)
+}
+
+/// Records the caller as manager of what it changed.
+pub(crate) fn track(call: &Call<'_>, old: Option<&Object>, new: &mut Object) {
+    let resource = call.resource;
+    let subresource = call.subresource.unwrap_or_default();
+    let operation = Operation::Update;
+    api::patch::track_update(
+        &resource.table,
+        resource.schema,
+        old,
+        new,
+        &call.manager(),
+        subresource,
+        operation,
+        call.now,
+    );
 }

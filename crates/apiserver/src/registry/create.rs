@@ -98,7 +98,9 @@ impl Registry {
             let write = Write { resource, key: &key, condition, value: Some(value.clone()), extension };
             match self.commit(write).await {
                 Ok(revision) => return Ok(Versioned { value, revision }),
-                Err(Refused::Own(_)) if object.str(&["metadata", "generateName"]).is_empty() => return Err(exists()),
+                Err(Refused::Own(_)) if object.str(&["metadata", "generateName"]).is_empty() => {
+                    return Err(exists());
+                }
                 Err(Refused::Own(_)) => {
                     let name = meta::generated_name(object.str(&["metadata", "generateName"]));
                     object.set(&["metadata", "name"], name);
@@ -141,7 +143,8 @@ impl Registry {
             Ok(committed) => Ok(committed.first),
             Err(CommitError::Conflict { key, current }) if key == own => Err(Refused::Own(current)),
             Err(CommitError::Conflict { key, .. }) => {
-                Err(finalize::refusal(&key, write.resource, write.key).map_or(Refused::Extension, Refused::For))
+                Err(finalize::refusal(&key, write.resource, write.key)
+                    .map_or(Refused::Extension, Refused::For))
             }
             Err(CommitError::Closed) => Err(Refused::For(store_error(store::StoreError::Closed))),
             Err(CommitError::Unknown(why)) => self.outcome(&own, write.value.as_ref(), &why).await,

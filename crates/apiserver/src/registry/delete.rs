@@ -62,7 +62,8 @@ impl Registry {
             .map(|entry| async move {
                 let (namespace, name) = stored::key_parts(call.resource, &entry.key);
                 let call = Call { namespace, name, ..*call };
-                match self.delete_object(&call, &ObjectKey::new(namespace, name), &call.request.options).await {
+                match self.delete_object(&call, &ObjectKey::new(namespace, name), &call.request.options).await
+                {
                     Ok(deleted) => Ok(Some(deleted.into_stored())),
                     Err(status) if status.is_not_found() => Ok(None),
                     Err(status) => Err(status),
@@ -222,7 +223,8 @@ mod tests {
 
     fn show(metadata: Value, policy: Option<&str>, decision: DeleteDecision) -> String {
         let now = jiff::Timestamp::from_second(1000).unwrap();
-        let options = RequestOptions { propagation_policy: policy.map(str::to_owned), ..RequestOptions::default() };
+        let options =
+            RequestOptions { propagation_policy: policy.map(str::to_owned), ..RequestOptions::default() };
         match step(&object(metadata), &options, decision, now) {
             Step::Remove => "remove".into(),
             Step::Nothing => "nothing".into(),

@@ -144,7 +144,8 @@ impl Registry {
         let options = &call.request.options;
         let version = options.resource_version.as_deref().unwrap_or_default();
         let matching = options.resource_version_match.as_deref().unwrap_or_default();
-        let invalid = |error: api::FieldError| Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+        let invalid =
+            |error: api::FieldError| Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
         if !matching.is_empty() {
             if options.continue_token.is_some() {
                 let detail = "resourceVersionMatch is forbidden when continue is provided";
@@ -167,7 +168,9 @@ impl Registry {
             return Ok(None);
         }
         if options.continue_token.is_some() {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let revision = parse_revision(version)?;
         let current = self.store.current_revision().await.map_err(store_error)?;
@@ -179,9 +182,12 @@ impl Registry {
     }
 
     fn selects(&self, filter: &Filter<'_>, entry: &Entry) -> bool {
-        let cache = if filter.resource.stored_as.is_none() { self.caches.existing(filter.resource) } else { None };
+        let cache =
+            if filter.resource.stored_as.is_none() { self.caches.existing(filter.resource) } else { None };
         match cache.and_then(|cache| cache.at_revision(&entry.key, entry.mod_revision)) {
-            Some(object) => filter.selection.matches(filter.resource, &filter.reader, &entry.key, &object.meta),
+            Some(object) => {
+                filter.selection.matches(filter.resource, &filter.reader, &entry.key, &object.meta)
+            }
             None => {
                 let value = filter.value(entry);
                 let meta = filter.reader.read(&value);

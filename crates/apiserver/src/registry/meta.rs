@@ -47,7 +47,8 @@ pub(crate) fn suffix() -> String {
 
 /// A name from `generateName`.
 pub(crate) fn generated_name(base: &str) -> String {
-    let end = (0..=base.len().min(GENERATED_PREFIX_MAX)).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0);
+    let end =
+        (0..=base.len().min(GENERATED_PREFIX_MAX)).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0);
     format!("{}{}", &base[..end], suffix())
 }
 
@@ -58,7 +59,11 @@ pub(crate) fn timestamp(time: jiff::Timestamp) -> String {
 }
 
 /// Puts the URL's namespace into the object, or refuses another one.
-pub(crate) fn settle_namespace(resource: &Resource, object: &mut Object, namespace: &str) -> Result<(), Status> {
+pub(crate) fn settle_namespace(
+    resource: &Resource,
+    object: &mut Object,
+    namespace: &str,
+) -> Result<(), Status> {
     let own = object.namespace();
     if !resource.namespaced {
         if !own.is_empty() {
@@ -183,7 +188,8 @@ fn validate_owners(metadata: &At<'_>, errors: &mut Vec<FieldError>) {
     for owner in owners.items() {
         for name in ["apiVersion", "kind", "name", "uid"] {
             if owner.field(name).str().is_empty() {
-                let detail = if name == "apiVersion" { "version must not be empty" } else { "must not be empty" };
+                let detail =
+                    if name == "apiVersion" { "version must not be empty" } else { "must not be empty" };
                 errors.push(FieldError::invalid(format!("{}.{name}", owner.path), "", detail));
             }
         }
@@ -220,7 +226,11 @@ pub(crate) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     for name in ["name", "namespace"] {
         let path = ["metadata", name];
         if new.str(&path) != old.str(&path) {
-            errors.push(FieldError::invalid(format!("metadata.{name}"), new.str(&path), "field is immutable"));
+            errors.push(FieldError::invalid(
+                format!("metadata.{name}"),
+                new.str(&path),
+                "field is immutable",
+            ));
         }
     }
     errors
@@ -228,7 +238,8 @@ pub(crate) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
 
 /// Finalizers that hold an object back; those of a Namespace's content sit in its spec.
 pub(crate) fn is_held(object: &Object) -> bool {
-    let some = |path: &[&str]| object.get(path).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let some =
+        |path: &[&str]| object.get(path).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     let namespace = object.str(&["kind"]) == "Namespace" && object.str(&["apiVersion"]) == "v1";
     some(&["metadata", "finalizers"]) || (namespace && some(&["spec", "finalizers"]))
 }
@@ -270,7 +281,9 @@ mod tests {
     fn finalizers_cannot_be_added_while_deleting() {
         let object = |value| Object::from_value(value).unwrap();
         let old = object(json!({"metadata": {"name": "a", "deletionTimestamp": "t", "finalizers": ["x/y"]}}));
-        let new = object(json!({"metadata": {"name": "a", "deletionTimestamp": "t", "finalizers": ["x/y", "x/z"]}}));
+        let new = object(
+            json!({"metadata": {"name": "a", "deletionTimestamp": "t", "finalizers": ["x/y", "x/z"]}}),
+        );
         assert_eq!(validate_update(&new, &old).len(), 1);
         assert_eq!(validate_update(&old, &new).len(), 0);
     }

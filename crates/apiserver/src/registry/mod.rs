@@ -96,8 +96,10 @@ pub(crate) fn is_connect(resource: &Resource, subresource: Option<&str>) -> bool
 impl Registry {
     /// The row that a target names.
     pub(crate) fn row(&self, target: &Target) -> Result<&Arc<Resource>, Status> {
-        let not_found =
-            || Status { message: "the server could not find the requested resource".into(), ..Status::not_found("", "", "") };
+        let not_found = || Status {
+            message: "the server could not find the requested resource".into(),
+            ..Status::not_found("", "", "")
+        };
         match target {
             Target::Resource { gvr, .. } => self.resources.get(gvr).ok_or_else(not_found),
             Target::Path(_) => Err(not_found()),
@@ -133,7 +135,10 @@ impl Registry {
     }
 
     fn no_subresource(&self) -> Status {
-        Status { message: "the server could not find the requested resource".into(), ..Status::not_found("", "", "") }
+        Status {
+            message: "the server could not find the requested resource".into(),
+            ..Status::not_found("", "", "")
+        }
     }
 
     fn check_scope(&self, call: &Call<'_>) -> Result<(), Status> {
@@ -141,7 +146,10 @@ impl Registry {
         if !call.resource.namespaced && !call.namespace.is_empty() {
             return Err(self.no_subresource());
         }
-        if call.resource.namespaced && call.namespace.is_empty() && (!whole || call.request.verb == Verb::DeleteCollection) {
+        if call.resource.namespaced
+            && call.namespace.is_empty()
+            && (!whole || call.request.verb == Verb::DeleteCollection)
+        {
             return Err(method_not_allowed());
         }
         Ok(())
@@ -164,7 +172,11 @@ impl Registry {
         }
     }
 
-    async fn on_subresource(&self, call: &Call<'_>, subresource: &Subresource) -> Result<ApiResponse, Status> {
+    async fn on_subresource(
+        &self,
+        call: &Call<'_>,
+        subresource: &Subresource,
+    ) -> Result<ApiResponse, Status> {
         if !subresource.verbs().contains(&call.request.verb) || call.name.is_empty() {
             return Err(method_not_allowed());
         }
@@ -185,7 +197,11 @@ impl Registry {
     }
 
     /// The stored bytes of an object.
-    pub(crate) async fn stored(&self, resource: &Resource, key: &ObjectKey) -> Result<Option<Versioned>, Status> {
+    pub(crate) async fn stored(
+        &self,
+        resource: &Resource,
+        key: &ObjectKey,
+    ) -> Result<Option<Versioned>, Status> {
         let entry = self.store.get(&resource.store_key(key)).await.map_err(store_error)?;
         Ok(entry.map(|entry| Versioned { value: entry.value, revision: entry.mod_revision }))
     }
@@ -268,8 +284,10 @@ impl Reader for Registry {
             let Some(resource) = self.resources.get(gvr) else { return Ok(Vec::new()) };
             let prefix = list::prefix(resource, namespace.unwrap_or_default());
             let page = self.store.range(&prefix, None, None, None).await.map_err(store_error)?;
-            let versioned =
-                page.entries.into_iter().map(|entry| Versioned { value: entry.value, revision: entry.mod_revision });
+            let versioned = page
+                .entries
+                .into_iter()
+                .map(|entry| Versioned { value: entry.value, revision: entry.mod_revision });
             versioned.map(|stored| negotiate::read(resource, &stored)).collect()
         })
     }

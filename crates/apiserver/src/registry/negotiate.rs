@@ -39,7 +39,11 @@ impl Form {
             return Ok(Form { pretty, ..Form::JSON });
         }
         let include = IncludeObject::parse(include_object).ok_or_else(|| {
-            let detail = api::FieldError::invalid("includeObject", include_object, "must be 'Metadata', 'Object', 'None', or empty");
+            let detail = api::FieldError::invalid(
+                "includeObject",
+                include_object,
+                "must be 'Metadata', 'Object', 'None', or empty",
+            );
             Status::bad_request(detail.to_string())
         })?;
         for clause in accept.split(',') {
@@ -129,7 +133,12 @@ pub(crate) fn bytes(resource: &Resource, stored: &Versioned) -> Result<Bytes, St
 }
 
 /// One object in the form the client wants.
-pub(crate) fn one(resource: &Resource, form: Form, code: u16, stored: &Versioned) -> Result<ApiResponse, Status> {
+pub(crate) fn one(
+    resource: &Resource,
+    form: Form,
+    code: u16,
+    stored: &Versioned,
+) -> Result<ApiResponse, Status> {
     if form.is_plain() {
         return Ok(form.bytes(code, bytes(resource, stored)?));
     }
@@ -137,7 +146,12 @@ pub(crate) fn one(resource: &Resource, form: Form, code: u16, stored: &Versioned
 }
 
 /// One object tree in the form the client wants.
-pub(crate) fn object(resource: &Resource, form: Form, code: u16, object: &Object) -> Result<ApiResponse, Status> {
+pub(crate) fn object(
+    resource: &Resource,
+    form: Form,
+    code: u16,
+    object: &Object,
+) -> Result<ApiResponse, Status> {
     form.tree(code, &shaped(resource, form.shape, object, true))
 }
 

@@ -46,10 +46,18 @@ fn scale_type(resource: &Resource) -> Result<TypeId, Status> {
     found.ok_or_else(|| Status::internal("the schema table has no Scale"))
 }
 
-fn patched(call: &Call<'_>, schema: TypeId, scale: &Object, warnings: &mut Vec<String>) -> Result<Object, Status> {
+fn patched(
+    call: &Call<'_>,
+    schema: TypeId,
+    scale: &Object,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
     let body = call.request.body.as_ref().ok_or_else(|| Status::bad_request("a patch needs a body"))?;
     match body.content_type {
-        ContentType::Patch(PatchType::Apply) | ContentType::Json | ContentType::Yaml | ContentType::Protobuf => {
+        ContentType::Patch(PatchType::Apply)
+        | ContentType::Json
+        | ContentType::Yaml
+        | ContentType::Protobuf => {
             // A Scale has one field to own; applying it is merging it.
             codec::patch_as(call, call.resource, schema, PatchType::Merge, &body.bytes, scale, warnings)
         }
@@ -100,7 +108,9 @@ fn apply(paths: &ScalePaths, scale: &Object, old: &Object) -> Result<Object, Sta
     }
     let mut new = old.clone();
     for name in ["resourceVersion", "uid"] {
-        if let Some(value) = scale.get(&["metadata", name]).filter(|v| v.as_str().is_some_and(|s| !s.is_empty())) {
+        if let Some(value) =
+            scale.get(&["metadata", name]).filter(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+        {
             new.set(&["metadata", name], value.clone());
         }
     }
@@ -114,8 +124,11 @@ fn selector_text(selector: &Value) -> String {
     let Some(map) = selector.as_object() else { return String::new() };
     let structured = map.contains_key("matchLabels") || map.contains_key("matchExpressions");
     let labels = if structured { selector.get("matchLabels").and_then(Value::as_object) } else { Some(map) };
-    let mut terms: Vec<String> =
-        labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    let mut terms: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
     let expressions = selector.get("matchExpressions").and_then(Value::as_array).filter(|_| structured);
     for expression in expressions.into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();

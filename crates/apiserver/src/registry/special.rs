@@ -74,22 +74,27 @@ impl Registry {
         let annotations = binding.get(&["metadata", "annotations"]).and_then(Value::as_object).cloned();
         let uid = binding.uid().to_owned();
         let subject = Call { subresource: Some("binding"), ..*call };
-        let conflict = |why: &str| {
-            Status::conflict("", "pods/binding", call.name, why)
-        };
+        let conflict = |why: &str| Status::conflict("", "pods/binding", call.name, why);
         let mut mutate = |pod: &Object, _: &mut Vec<String>| {
             if !uid.is_empty() && uid != pod.uid() {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", pod.uid());
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    pod.uid()
+                );
                 return Err(conflict(&why));
             }
             if pod.is_deleting() {
-                return Err(conflict(&format!("pod {} is being deleted, cannot be assigned to a host", pod.name())));
+                return Err(conflict(&format!(
+                    "pod {} is being deleted, cannot be assigned to a host",
+                    pod.name()
+                )));
             }
             let taken = pod.str(&["spec", "nodeName"]);
             if !taken.is_empty() {
                 return Err(conflict(&format!("pod {} is already assigned to node {taken:?}", pod.name())));
             }
-            if pod.get(&["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
+            if pod.get(&["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty())
+            {
                 return Err(conflict(&format!("pod {} has non-empty .spec.schedulingGates", pod.name())));
             }
             let mut new = pod.clone();
@@ -159,7 +164,8 @@ impl Registry {
             return Ok(Vec::new());
         }
         if !matches!(kind, "Pod" | "Secret" | "Node") {
-            let what = format!("cannot bind token for serviceaccount {:?} to object of type {kind:?}", call.name);
+            let what =
+                format!("cannot bind token for serviceaccount {:?} to object of type {kind:?}", call.name);
             return Err(Status::bad_request(what));
         }
         let resource = format!("{}s", kind.to_lowercase());
@@ -169,7 +175,9 @@ impl Registry {
         let object = object.ok_or_else(|| Status::not_found("", &resource, &key.name))?;
         let uid = reference("uid");
         if !uid.is_empty() && uid != object.uid() {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict("", &resource, &key.name, &why));
         }
         let mut bound = vec![BoundTo { kind: kind.to_owned(), name: key.name, uid: object.uid().to_owned() }];
@@ -183,8 +191,14 @@ impl Registry {
             }
             let node = object.str(&["spec", "nodeName"]);
             let nodes = GroupVersionResource::new("", "v1", "nodes");
-            if let Some(node) = Reader::get(self, &nodes, &ObjectKey::new("", node)).await?.filter(|_| !node.is_empty()) {
-                bound.push(BoundTo { kind: "Node".into(), name: node.name().to_owned(), uid: node.uid().to_owned() });
+            if let Some(node) =
+                Reader::get(self, &nodes, &ObjectKey::new("", node)).await?.filter(|_| !node.is_empty())
+            {
+                bound.push(BoundTo {
+                    kind: "Node".into(),
+                    name: node.name().to_owned(),
+                    uid: node.uid().to_owned(),
+                });
             }
         }
         Ok(bound)

@@ -10,7 +10,7 @@ use super::{Call, Registry, codec, finalize, meta};
 use crate::admission::{AdmissionContext, Operation};
 use crate::resource::{Change, Extension};
 
-const MODIFIED: &str =
+pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
 /// Makes the new object from the present one. May run several times.
@@ -62,8 +62,9 @@ impl Registry {
         }
         for _ in 0..RETRIES {
             if self.stored(call.resource, &key).await?.is_some() {
-                let mut mutate =
-                    |old: &Object, warnings: &mut Vec<String>| codec::apply(call, Some(old), &body.bytes, warnings);
+                let mut mutate = |old: &Object, warnings: &mut Vec<String>| {
+                    codec::apply(call, Some(old), &body.bytes, warnings)
+                };
                 let stored = self.update_object(call, &key, Mode::Apply, &mut mutate, &mut warnings).await?;
                 return respond(call, 200, &stored, warnings);
             }
@@ -96,7 +97,8 @@ impl Registry {
             let old = negotiate::read(call.resource, &existing)?;
             let mut texts = Vec::new();
             let new = mutate(&old, &mut texts)?;
-            let unconditional = new.resource_version().is_empty() || new.resource_version() == old.resource_version();
+            let unconditional =
+                new.resource_version().is_empty() || new.resource_version() == old.resource_version();
             let pinned = mode == Mode::Client
                 && call.request.verb == api::Verb::Update
                 && !new.resource_version().is_empty();
@@ -129,7 +131,8 @@ impl Registry {
     ) -> Result<Object, Status> {
         let resource = call.resource;
         let client_put = mode == Mode::Client && call.request.verb == api::Verb::Update;
-        if client_put && new.resource_version().is_empty() && !resource.strategy.allow_unconditional_update() {
+        if client_put && new.resource_version().is_empty() && !resource.strategy.allow_unconditional_update()
+        {
             let detail = "must be specified for an update";
             let error = FieldError::invalid("metadata.resourceVersion", 0, detail);
             return Err(Status::invalid(&resource.gvr.group, &resource.kind, old.name(), &[error]));
@@ -187,8 +190,7 @@ impl Registry {
             let ends = candidate.is_deleting()
                 && candidate.i64(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
                 && !meta::is_held(&candidate);
-            let change =
-                if ends { Change::Delete(old) } else { Change::Update { new: &mut candidate, old } };
+            let change = if ends { Change::Delete(old) } else { Change::Update { new: &mut candidate, old } };
             resource.strategy.extend_txn(&context, change, &mut extension).await.map_err(Refused::For)?;
             if ends {
                 finalize::end_deletion(resource, old, &mut extension);
@@ -211,7 +213,12 @@ impl Registry {
     }
 }
 
-fn respond(call: &Call<'_>, code: u16, stored: &Versioned, warnings: Vec<String>) -> Result<ApiResponse, Status> {
+fn respond(
+    call: &Call<'_>,
+    code: u16,
+    stored: &Versioned,
+    warnings: Vec<String>,
+) -> Result<ApiResponse, Status> {
     let mut response = negotiate::one(call.resource, call.form, code, stored)?;
     response.warnings = warnings;
     Ok(response)

@@ -60,7 +60,8 @@ impl Registry {
             ready: VecDeque::new(),
             bookmarks: options.allow_watch_bookmarks,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
-            deadline: Instant::now() + options.timeout_seconds.map_or(LONGEST, Duration::from_secs).min(LONGEST),
+            deadline: Instant::now()
+                + options.timeout_seconds.map_or(LONGEST, Duration::from_secs).min(LONGEST),
             ended: false,
         };
         let current = self.store.current_revision().await.map_err(store_error)?;
@@ -106,14 +107,16 @@ fn start(call: &Call<'_>) -> Result<Start, Status> {
     };
     let revision = if version.is_empty() { 0 } else { parse_revision(version)? };
     match options.send_initial_events {
-        None if !matching.is_empty() => {
-            invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-        }
+        None if !matching.is_empty() => invalid(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
         None if revision == 0 => Ok(Start::Initial { end: false }),
         None => Ok(Start::After(revision)),
-        Some(_) if matching != "NotOlderThan" => {
-            invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-        }
+        Some(_) if matching != "NotOlderThan" => invalid(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
         Some(true) => Ok(Start::Initial { end: options.allow_watch_bookmarks }),
         Some(false) if revision == 0 => Ok(Start::Now),
         Some(false) => Ok(Start::After(revision)),
@@ -137,7 +140,8 @@ impl View {
             self.selection.is_everything()
                 || (self.resource.stored_as.is_none()
                     && self.selection.matches(&self.resource, &self.reader, &object.key, &object.meta))
-                || (self.resource.stored_as.is_some() && self.selects_value(&object.key, &object.value, object.revision))
+                || (self.resource.stored_as.is_some()
+                    && self.selects_value(&object.key, &object.value, object.revision))
         })
     }
 
@@ -152,8 +156,8 @@ impl View {
     }
 
     fn initial(&mut self, entry: &Entry) -> Option<WatchEvent> {
-        let selected =
-            self.selection.is_everything() || self.selects_value(&entry.key, &entry.value, entry.mod_revision);
+        let selected = self.selection.is_everything()
+            || self.selects_value(&entry.key, &entry.value, entry.mod_revision);
         selected.then(|| self.event(EventKind::Added, &entry.value, entry.mod_revision, None))
     }
 
