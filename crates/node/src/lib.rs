@@ -1,3 +1,40 @@
-//! The node agent.
+//! The node agent: runs the pods that are bound to this node.
+//!
+//! ```text
+//!   API ──pods──▶ agent ──▶ PodWorker (one a pod) ──▶ pod_actions ──▶ effects: volumes, sandbox, network, images
+//!    ▲                          ▲   │                                     │
+//!    └──────── status ◀── pod_status└──── observe ◀── Runtime events ◀────┘
+//! ```
+//!
+//! Invariants:
+//! - `pod_actions` and `pod_status` are pure; only workers act, and each pod has one.
+//! - A worker is level-triggered: whatever wakes it, it decides from what it observes.
+//! - Nothing durable is kept here: containers, logs and restart counts live in the runtime, so that a new agent
+//!   adopts what runs.
+//! - From creation to Running nothing sleeps or polls, and no Event is waited for.
 
+pub mod agent;
+pub mod config;
+pub mod container_config;
+pub mod env;
+pub mod events;
+pub mod fake;
+pub mod fields;
+pub mod hosts_file;
+pub mod images;
+pub mod logs;
+pub mod node_status;
+pub mod observed;
+pub mod pod_actions;
+pub mod pod_status;
 pub mod ports;
+pub mod prober;
+pub mod references;
+pub mod resolv_conf;
+pub mod resources;
+pub mod view;
+pub mod volumes;
+mod worker;
+
+pub use agent::NodeAgent;
+pub use config::NodeConfig;

@@ -250,15 +250,25 @@ pub trait Runtime: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<ExecResult, RuntimeError>>;
 
-    fn exec<'a>(&'a self, id: &'a str, options: ExecOptions) -> BoxFuture<'a, Result<ExecSession, RuntimeError>>;
+    fn exec<'a>(
+        &'a self,
+        id: &'a str,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<ExecSession, RuntimeError>>;
 
-    fn attach<'a>(&'a self, id: &'a str, options: ExecOptions)
-    -> BoxFuture<'a, Result<ExecSession, RuntimeError>>;
+    fn attach<'a>(
+        &'a self,
+        id: &'a str,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<ExecSession, RuntimeError>>;
 
     /// A new subscription; nothing that happens after the call is missed.
     fn events(&self) -> mpsc::UnboundedReceiver<RuntimeEvent>;
 
-    fn image_status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<ImageInfo>, RuntimeError>>;
+    fn image_status<'a>(
+        &'a self,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ImageInfo>, RuntimeError>>;
 
     fn pull_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<ImageInfo, RuntimeError>>;
 
@@ -270,7 +280,11 @@ pub trait Runtime: Send + Sync + 'static {
 /// Pod addresses.
 pub trait PodNetwork: Send + Sync + 'static {
     /// Gives the pod's network namespace its addresses. Idempotent: a pod keeps the addresses it has.
-    fn attach<'a>(&'a self, pod_uid: &'a str, netns: &'a Path) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>>;
+    fn attach<'a>(
+        &'a self,
+        pod_uid: &'a str,
+        netns: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>>;
 
     /// Gives the addresses back. Idempotent.
     fn detach<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<(), NetError>>;

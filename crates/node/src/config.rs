@@ -1,0 +1,46 @@
+//! Settings of a node agent.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// What the agent must be told; the rest it finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    pub node_name: String,
+    /// Volumes and managed files of the pods, one folder per pod uid.
+    pub root_dir: PathBuf,
+    /// Container logs, one folder per pod.
+    pub log_root: PathBuf,
+    pub node_ip: IpAddr,
+    /// Name servers of pods with dnsPolicy ClusterFirst.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    /// `spec.podCIDR` of the Node; `None` leaves it to somebody else.
+    pub pod_cidr: Option<String>,
+    /// Extra labels of the Node.
+    pub labels: Vec<(String, String)>,
+    /// Process limit of a pod.
+    pub pod_pids_limit: Option<i64>,
+    /// Name servers and search domains of the host.
+    pub host_resolv_conf: PathBuf,
+}
+
+impl NodeConfig {
+    /// Defaults for everything that has one.
+    pub fn new(node_name: &str, root_dir: PathBuf, log_root: PathBuf, node_ip: IpAddr) -> Self {
+        Self {
+            node_name: node_name.into(),
+            root_dir,
+            log_root,
+            node_ip,
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            max_pods: 110,
+            pod_cidr: None,
+            labels: Vec::new(),
+            pod_pids_limit: None,
+            host_resolv_conf: "/etc/resolv.conf".into(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The pod's `/etc/hosts`.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+
+use crate::observed::spec;
+
+/// Host name of a pod and, with `subdomain`, its fully qualified name.
+pub fn host_names(pod: &core::Pod, node_name: &str, domain: &str) -> (String, Option<String>) {
+    let spec = spec(pod);
+    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
+        return (name.into(), None);
+    }
+    if spec.host_network.unwrap_or(false) {
+        return (node_name.into(), None);
+    }
+    let name = spec.hostname.as_deref().filter(|n| !n.is_empty()).or(pod.metadata.name.as_deref());
+    // A host name has at most 63 characters and does not end in a dash or dot.
+    let mut host: String = name.unwrap_or_default().chars().take(63).collect();
+    host.truncate(host.trim_end_matches(['-', '.']).len());
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty());
+    let full = subdomain.map(|sub| format!("{host}.{sub}.{namespace}.svc.{domain}"));
+    (host, full)
+}
+
+/// The file's text. `host_file` is the host's own, used by pods on the host's network.
+pub fn hosts_file(pod: &core::Pod, ips: &[IpAddr], node_name: &str, domain: &str, host_file: &str) -> String {
+    let mut text = if spec(pod).host_network.unwrap_or(false) {
+        format!("# Managed by Podium (host network).\n{host_file}")
+    } else {
+        let (host, full) = host_names(pod, node_name, domain);
+        let mut text = String::from(
+            "# Managed by Podium.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+             fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        );
+        for ip in ips {
+            let names = full.as_ref().map_or_else(|| host.clone(), |full| format!("{full}\t{host}"));
+            text.push_str(&format!("{ip}\t{names}\n"));
+        }
+        text
+    };
+    let aliases = spec(pod).host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.as_deref().unwrap_or_default().join("\t")
+        ));
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! Whether a container's image must be pulled, and the words of what goes wrong.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::observed::{Blocked, after};
+use crate::pod_actions::doubled;
+use crate::ports::RuntimeError;
+
+/// What to do about an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageStep {
+    Use,
+    Pull,
+    /// Policy Never and no such image.
+    Refuse,
+}
+
+/// Decides by pull policy and presence. An unset policy means Always for `:latest` and untagged references.
+pub fn image_step(reference: &str, policy: Option<&str>, present: bool) -> ImageStep {
+    match policy.unwrap_or_else(|| default_policy(reference)) {
+        "Never" if present => ImageStep::Use,
+        "Never" => ImageStep::Refuse,
+        "Always" => ImageStep::Pull,
+        _ if present => ImageStep::Use,
+        _ => ImageStep::Pull,
+    }
+}
+
+fn default_policy(reference: &str) -> &'static str {
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    let tagged = name.contains('@') || name.split_once(':').is_some_and(|(_, tag)| tag != "latest");
+    if tagged { "IfNotPresent" } else { "Always" }
+}
+
+/// A failed pull: its reason, text and when to try again (10 s doubling to 5 min).
+pub fn pull_failed(reference: &str, error: &RuntimeError, failures: u32, now: Timestamp) -> Blocked {
+    let reason = match error {
+        RuntimeError::Invalid(_) => "InvalidImageName",
+        RuntimeError::NotFound | RuntimeError::Timeout | RuntimeError::Other(_) => "ErrImagePull",
+    };
+    let message = match error {
+        RuntimeError::Invalid(text) => format!("Failed to apply default image tag {reference:?}: {text}"),
+        RuntimeError::NotFound => format!("failed to pull image {reference:?}: not found"),
+        RuntimeError::Timeout | RuntimeError::Other(_) => {
+            format!("failed to pull image {reference:?}: {error}")
+        }
+    };
+    blocked(reason, message, failures, now)
+}
+
+/// Policy Never without the image.
+pub fn never_pull(reference: &str, failures: u32, now: Timestamp) -> Blocked {
+    let message = format!("Container image {reference:?} is not present with pull policy of Never");
+    blocked("ErrImageNeverPull", message, failures, now)
+}
+
+/// A container blocked after `failures` earlier ones.
+pub fn blocked(reason: &str, message: String, failures: u32, now: Timestamp) -> Blocked {
+    Blocked {
+        reason: reason.into(),
+        message,
+        since: now,
+        retry_at: Some(after(now, doubled(failures))),
+        failures: failures.saturating_add(1),
+    }
+}
+
+/// `1.234s`, for the Pulled event.
+pub fn seconds_text(duration: Duration) -> String {
+    format!("{:.3}s", duration.as_secs_f64())
+}

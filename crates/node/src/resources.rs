@@ -1,0 +1,189 @@
+//! Requests and limits: quantities, QoS classes, cgroup values.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::observed::is_sidecar;
+use crate::ports::Resources;
+
+/// CFS period.
+const PERIOD_US: i64 = 100_000;
+
+/// A quantity in thousandths of its unit, rounded up; `None` when it is no quantity.
+pub fn milli(text: &str) -> Option<i128> {
+    let split = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (num, den): (i128, i128) = match suffix {
+        "n" => (1, 1_000_000),
+        "u" => (1, 1_000),
+        "m" => (1, 1),
+        "" => (1_000, 1),
+        "k" => (1_000 * 1_000, 1),
+        "M" => (1_000 * 1_000_000, 1),
+        "G" => (1_000 * 1_000_000_000, 1),
+        "T" => (1_000 * 1_000_000_000_000, 1),
+        "P" => (1_000 * 1_000_000_000_000_000, 1),
+        "E" => (1_000 * 1_000_000_000_000_000_000, 1),
+        "Ki" => (1_000 << 10, 1),
+        "Mi" => (1_000 << 20, 1),
+        "Gi" => (1_000 << 30, 1),
+        "Ti" => (1_000 << 40, 1),
+        "Pi" => (1_000 << 50, 1),
+        "Ei" => (1_000 << 60, 1),
+        exponent => {
+            let power: u32 = exponent.strip_prefix(['e', 'E'])?.trim_start_matches('+').parse().ok()?;
+            (1_000 * 10i128.checked_pow(power.min(18))?, 1)
+        }
+    };
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let fraction = &fraction[..fraction.len().min(9)];
+    let scale = 10i128.pow(u32::try_from(fraction.len()).ok()?);
+    let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
+    let (top, bottom) = (digits.checked_mul(num)?, scale * den);
+    Some(sign * ((top + bottom - 1) / bottom))
+}
+
+fn milli_of(map: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
+    map.and_then(|m| m.get(name)).and_then(|q| milli(&q.0)).and_then(|v| i64::try_from(v).ok())
+}
+
+/// Thousandths of a CPU.
+pub fn cpu_milli(map: Option<&BTreeMap<String, Quantity>>) -> Option<i64> {
+    milli_of(map, "cpu")
+}
+
+/// Whole units (bytes), rounded up.
+pub fn whole(map: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
+    let value = map.and_then(|m| m.get(name)).and_then(|q| milli(&q.0))?;
+    i64::try_from((value + 999) / 1_000).ok()
+}
+
+/// A container's limits or requests.
+pub fn limits(container: &core::Container) -> Option<&BTreeMap<String, Quantity>> {
+    container.resources.as_ref()?.limits.as_ref()
+}
+
+/// A container's requests.
+pub fn requests(container: &core::Container) -> Option<&BTreeMap<String, Quantity>> {
+    container.resources.as_ref()?.requests.as_ref()
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, by the rules of the documentation page "Pod Quality of Service Classes".
+pub fn qos_class(spec: &core::PodSpec) -> &'static str {
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let (mut any, mut guaranteed) = (false, true);
+    for container in all() {
+        for name in ["cpu", "memory"] {
+            let limit = milli_of(limits(container), name).filter(|v| *v > 0);
+            let request = milli_of(requests(container), name).filter(|v| *v > 0);
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|r| Some(r) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// Relative weight of a CPU request.
+pub fn cpu_shares(milli_cpu: i64) -> u64 {
+    u64::try_from(milli_cpu * 1024 / 1000).unwrap_or(2).clamp(2, 262_144)
+}
+
+/// CFS quota of a CPU limit, at least 1 ms.
+pub fn cpu_quota(milli_cpu: i64) -> i64 {
+    (milli_cpu * PERIOD_US / 1000).max(1000)
+}
+
+/// cgroup values of one container.
+pub fn container_resources(
+    container: &core::Container,
+    spec: &core::PodSpec,
+    node_memory_bytes: i64,
+) -> Resources {
+    let cpu_limit = cpu_milli(limits(container)).filter(|v| *v > 0);
+    let request = cpu_milli(requests(container)).or(cpu_limit).unwrap_or(0);
+    Resources {
+        cpu_shares: Some(cpu_shares(request)),
+        cpu_quota_us: cpu_limit.map(cpu_quota),
+        cpu_period_us: cpu_limit.map(|_| PERIOD_US.unsigned_abs()),
+        memory_limit_bytes: whole(limits(container), "memory").filter(|v| *v > 0),
+        pids_limit: None,
+        oom_score_adj: Some(oom_score_adj(container, spec, node_memory_bytes)),
+    }
+}
+
+/// Guaranteed −997, best effort 1000, burstable in between by the share of memory it asked for.
+pub fn oom_score_adj(container: &core::Container, spec: &core::PodSpec, node_memory_bytes: i64) -> i32 {
+    if spec.priority.is_some_and(|p| p >= 2_000_000_000) {
+        return -997;
+    }
+    match qos_class(spec) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let request =
+                whole(requests(container), "memory").or(whole(limits(container), "memory")).unwrap_or(0);
+            let share = i128::from(request) * 1000 / i128::from(node_memory_bytes.max(1));
+            i32::try_from(1000 - share).unwrap_or(1000).clamp(3, 999)
+        }
+    }
+}
+
+/// cgroup values of the pod: sums of the containers; a limit only where every container has one.
+pub fn pod_resources(spec: &core::PodSpec, pids_limit: Option<i64>) -> Resources {
+    let kept = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).chain(&spec.containers);
+    let kept: Vec<&core::Container> = kept.collect();
+    let once: Vec<&core::Container> =
+        spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c)).collect();
+    let total = |value: &dyn Fn(&core::Container) -> Option<i64>| -> Option<i64> {
+        let sum = kept.iter().map(|c| value(c)).sum::<Option<i64>>()?;
+        once.iter().map(|c| value(c)).try_fold(sum, |most, v| v.map(|v| most.max(v)))
+    };
+    let cpu_limit = total(&|c| cpu_milli(limits(c)).filter(|v| *v > 0));
+    let memory = total(&|c| whole(limits(c), "memory").filter(|v| *v > 0));
+    let request = total(&|c| Some(cpu_milli(requests(c)).or(cpu_milli(limits(c))).unwrap_or(0))).unwrap_or(0);
+    Resources {
+        cpu_shares: Some(cpu_shares(request)),
+        cpu_quota_us: cpu_limit.map(cpu_quota),
+        cpu_period_us: cpu_limit.map(|_| PERIOD_US.unsigned_abs()),
+        memory_limit_bytes: memory,
+        pids_limit,
+        oom_score_adj: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::milli;
+
+    #[test]
+    fn quantities() {
+        let table = [
+            ("100m", Some(100)),
+            ("1", Some(1000)),
+            ("0.5", Some(500)),
+            ("1.5Gi", Some(1_610_612_736_000)),
+            ("2k", Some(2_000_000)),
+            ("1e3", Some(1_000_000)),
+            ("1n", Some(1)),
+            ("", None),
+            ("x", None),
+            ("1Q", None),
+        ];
+        for (text, value) in table {
+            assert_eq!(milli(text), value, "{text}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Reporting a pod's status, and what exited containers left.
+
+use api::{Object, PatchType, RequestOptions, Status};
+use client::EventType;
+use k8s_openapi::api::core::v1 as core;
+use serde_json::{Map, Value, json};
+
+use super::effects::pods;
+use super::{PodWorker, revision};
+use crate::container_config::termination_file;
+use crate::observed::find_container;
+use crate::pod_actions::{back_off, is_terminating};
+use crate::ports::{ContainerState, ContainerStatus};
+
+/// Fields of the status that belong to the node.
+const OWNED: [&str; 14] = [
+    "phase",
+    "reason",
+    "message",
+    "conditions",
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "observedGeneration",
+];
+
+/// Longest termination message, in bytes.
+const MAX_MESSAGE: u64 = 4096;
+/// Of a message taken from the log.
+const MAX_LOG_MESSAGE: u64 = 2048;
+const MAX_LOG_LINES: u64 = 80;
+
+impl PodWorker {
+    /// Writes the status if it differs from what the API has.
+    pub(super) async fn report(&mut self) {
+        if self.memory.gone || self.memory.deleted {
+            return;
+        }
+        for _ in 0..4 {
+            let status = self.status(self.shared.clock.now());
+            let Some(patch) = status_patch(&self.pod, &status) else { return };
+            let options = RequestOptions::default();
+            let client = &self.shared.client;
+            let answer =
+                client.patch(&pods(), &self.key(), Some("status"), PatchType::Merge, &patch, options).await;
+            match answer {
+                Ok(object) => {
+                    self.take_answer(object);
+                    self.memory.failures = 0;
+                    return;
+                }
+                Err(status) if status.is_conflict() => {
+                    if !self.read_again().await {
+                        return;
+                    }
+                }
+                // The watch will say so.
+                Err(status) if status.is_not_found() => return,
+                Err(status) => return self.report_failed(&status),
+            }
+        }
+        self.retry();
+    }
+
+    fn report_failed(&mut self, status: &Status) {
+        tracing::warn!(pod = %self.uid, error = %status, "cannot write the pod's status");
+        self.retry();
+    }
+
+    fn take_answer(&mut self, object: Object) {
+        match serde_json::from_value::<core::Pod>(object.into_value()) {
+            Ok(pod) if revision(&pod) >= revision(&self.pod) => self.pod = pod,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(pod = %self.uid, %error, "cannot read the API's answer"),
+        }
+    }
+
+    /// Reads the pod after a conflict; false when it is gone or cannot be read.
+    async fn read_again(&mut self) -> bool {
+        match self.shared.client.get::<core::Pod>(&self.key()).await {
+            Ok(pod) if pod.metadata.uid.as_deref() == Some(&self.uid) => {
+                self.pod = pod;
+                true
+            }
+            Ok(_) => false,
+            Err(status) if status.is_not_found() => false,
+            Err(status) => {
+                self.report_failed(&status);
+                false
+            }
+        }
+    }
+
+    pub(super) fn read_termination_messages(&mut self) {
+        let dir = self.dir();
+        let exited = self.record.containers.iter().filter(|c| c.state == ContainerState::Exited);
+        let unread: Vec<ContainerStatus> =
+            exited.filter(|c| !self.memory.termination_messages.contains_key(&c.id)).cloned().collect();
+        for status in unread {
+            let container = find_container(&self.pod, &status.name).map(|(_, c)| c);
+            let from_log = container.and_then(|c| c.termination_message_policy).as_deref()
+                == Some("FallbackToLogsOnError");
+            let file = termination_file(&dir, &status.name, status.attempt);
+            let mut message = crate::logs::read_start(&file, MAX_MESSAGE);
+            if message.is_empty() && from_log && status.exit_code != 0 {
+                message = crate::logs::last_lines(&status.log_path, MAX_LOG_LINES, MAX_LOG_MESSAGE);
+            }
+            self.memory.termination_messages.insert(status.id, message);
+        }
+    }
+
+    /// One BackOff event for every crash that waits.
+    pub(super) fn tell_back_offs(&mut self) {
+        let now = self.shared.clock.now();
+        let observed = self.observed();
+        if is_terminating(&self.pod, &observed) {
+            return;
+        }
+        let status = self.status(now);
+        let waiting = |s: &&core::ContainerStatus| {
+            let reason = s.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
+            reason == Some("CrashLoopBackOff")
+        };
+        let lists = [status.init_container_statuses, status.container_statuses];
+        for container in lists.iter().flatten().flatten().filter(waiting) {
+            let Some(latest) = observed.latest(&container.name) else { continue };
+            if back_off(latest).0 <= now
+                || !self.memory.back_off_told.insert((container.name.clone(), latest.attempt))
+            {
+                continue;
+            }
+            let text = format!(
+                "Back-off restarting failed container {} in pod {}_{}({})",
+                container.name,
+                self.pod.metadata.name.as_deref().unwrap_or_default(),
+                self.pod.metadata.namespace.as_deref().unwrap_or_default(),
+                self.uid
+            );
+            self.shared.events.container(&self.pod, &container.name, EventType::Warning, "BackOff", &text);
+        }
+    }
+}
+
+/// A merge patch from the pod's present status to `status`, or `None` when nothing the node owns differs.
+/// Conditions of others are carried along; the resourceVersion makes sure that none is lost.
+pub(super) fn status_patch(pod: &core::Pod, status: &core::PodStatus) -> Option<Value> {
+    let mut status = status.clone();
+    let ours: Vec<String> = status.conditions.iter().flatten().map(|c| c.type_.clone()).collect();
+    let present = pod.status.clone().unwrap_or_default();
+    let foreign =
+        present.conditions.clone().unwrap_or_default().into_iter().filter(|c| !ours.contains(&c.type_));
+    status.conditions.get_or_insert_with(Vec::new).extend(foreign);
+    sort_conditions(&mut status);
+    let mut before = present;
+    sort_conditions(&mut before);
+    let (Ok(Value::Object(before)), Ok(Value::Object(after))) =
+        (serde_json::to_value(before), serde_json::to_value(status))
+    else {
+        return None;
+    };
+    let mut changes = Map::new();
+    for field in OWNED {
+        if before.get(field) != after.get(field) {
+            changes.insert(field.into(), after.get(field).cloned().unwrap_or(Value::Null));
+        }
+    }
+    if changes.is_empty() {
+        return None;
+    }
+    let meta = json!({"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version});
+    Some(json!({"metadata": meta, "status": changes}))
+}
+
+fn sort_conditions(status: &mut core::PodStatus) {
+    if let Some(conditions) = &mut status.conditions {
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    }
+}

@@ -1,0 +1,160 @@
+//! Starting one container: image, environment, configuration, create, start.
+
+use client::EventType;
+use k8s_openapi::api::core::v1 as core;
+
+use super::{Flow, PodWorker, Wake};
+use crate::container_config::{ConfigInputs, container_config, write_container_files};
+use crate::env::{EnvInputs, environment, services_for};
+use crate::fields::FieldContext;
+use crate::images::{ImageStep, blocked, image_step, never_pull};
+use crate::observed::{Blocked, find_container};
+use crate::ports::{ContainerConfig, ImageInfo, RuntimeError};
+
+impl PodWorker {
+    pub(super) async fn start_container(&mut self, name: &str, attempt: u32, streak: u32) -> Flow {
+        let Some(sandbox) = self.record.sandboxes.first().map(|s| s.id.clone()) else { return Flow::Failed };
+        let Some((_, container)) = find_container(&self.pod, name) else { return Flow::Failed };
+        let Some(image) = self.image(&container, attempt).await else { return Flow::Background };
+        let config = match self.configure(&container, attempt, streak, &image).await {
+            Ok(config) => config,
+            Err(text) => return self.block(name, "CreateContainerConfigError", &text),
+        };
+        let runtime = self.shared.runtime.clone();
+        let id = match runtime.create_container(&sandbox, config).await {
+            Ok(id) => id,
+            Err(error) => return self.block(name, "CreateContainerError", &error.to_string()),
+        };
+        self.tell(name, EventType::Normal, "Created", "Container created");
+        if let Err(error) = runtime.start_container(&id).await {
+            return self.block(name, "RunContainerError", &error.to_string());
+        }
+        self.tell(name, EventType::Normal, "Started", "Container started");
+        self.memory.blocked.remove(name);
+        self.memory.images.remove(&(name.to_owned(), attempt));
+        self.memory.failures = 0;
+        Flow::Done
+    }
+
+    fn tell(&self, container: &str, kind: EventType, reason: &str, message: &str) {
+        self.shared.events.container(&self.pod, container, kind, reason, message);
+    }
+
+    /// Other containers of the pod go on.
+    fn block(&mut self, name: &str, reason: &str, text: &str) -> Flow {
+        let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
+        tracing::warn!(pod = %self.uid, container = name, reason, error = text, "cannot start the container");
+        self.tell(name, EventType::Warning, "Failed", &format!("Error: {text}"));
+        let state = blocked(reason, text.to_owned(), failures, self.shared.clock.now());
+        self.memory.blocked.insert(name.to_owned(), state);
+        Flow::Background
+    }
+
+    /// The image, if it is there; otherwise a pull is under way or the container is blocked.
+    async fn image(&mut self, container: &core::Container, attempt: u32) -> Option<ImageInfo> {
+        let slot = (container.name.clone(), attempt);
+        if let Some(info) = self.memory.images.get(&slot) {
+            return Some(info.clone());
+        }
+        let name = container.name.as_str();
+        let reference = container.image.clone().unwrap_or_default();
+        let found = match self.shared.runtime.image_status(&reference).await {
+            Ok(found) => found,
+            Err(RuntimeError::Invalid(text)) => {
+                let text = format!("Failed to apply default image tag {reference:?}: {text}");
+                self.block(name, "InvalidImageName", &text);
+                return None;
+            }
+            Err(error) => {
+                self.block(name, "ImageInspectError", &error.to_string());
+                return None;
+            }
+        };
+        match image_step(&reference, container.image_pull_policy.as_deref(), found.is_some()) {
+            ImageStep::Use => {
+                let text = format!("Container image {reference:?} already present on machine");
+                self.tell(name, EventType::Normal, "Pulled", &text);
+                found
+            }
+            ImageStep::Refuse => {
+                let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
+                let state = never_pull(&reference, failures, self.shared.clock.now());
+                self.tell(name, EventType::Warning, &state.reason, &state.message);
+                self.memory.blocked.insert(name.to_owned(), state);
+                None
+            }
+            ImageStep::Pull => {
+                self.pull(name, attempt, reference);
+                None
+            }
+        }
+    }
+
+    fn pull(&mut self, name: &str, attempt: u32, reference: String) {
+        self.tell(name, EventType::Normal, "Pulling", &format!("Pulling image {reference:?}"));
+        let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
+        let waiting = Blocked {
+            reason: "ContainerCreating".into(),
+            message: String::new(),
+            since: self.shared.clock.now(),
+            retry_at: None,
+            failures,
+        };
+        self.memory.blocked.insert(name.to_owned(), waiting);
+        let (runtime, clock, wake) =
+            (self.shared.runtime.clone(), self.shared.clock.clone(), self.wake.clone());
+        let container = name.to_owned();
+        client::spawn(async move {
+            let began = clock.monotonic();
+            let result = runtime.pull_image(&reference).await;
+            let took = clock.monotonic().saturating_sub(began);
+            // The worker may have ended meanwhile.
+            drop(wake.send(Wake::Pulled { container, attempt, took, result }));
+        });
+    }
+
+    async fn configure(
+        &mut self,
+        container: &core::Container,
+        attempt: u32,
+        streak: u32,
+        image: &ImageInfo,
+    ) -> Result<ContainerConfig, String> {
+        let shared = self.shared.clone();
+        let held = self.memory.held.as_ref().ok_or("the pod's sources are not read yet")?;
+        let sources = shared.references.read(held).await?;
+        shared.services.synced().await;
+        let in_namespace = |namespace: &str| {
+            let list = shared.services.in_namespace(namespace);
+            list.into_iter().map(|c| (c.key.name.clone(), c.object.clone())).collect()
+        };
+        let services = services_for(&self.pod, in_namespace);
+        let fields = self.field_context();
+        let inputs =
+            EnvInputs { pod: &self.pod, container, sources: &sources, services: &services, fields: &fields };
+        let env = environment(&inputs)?;
+        let dir = self.dir();
+        self.write_pod_files().map_err(|e| e.to_string())?;
+        write_container_files(&dir, &container.name, attempt).map_err(|e| e.to_string())?;
+        container_config(ConfigInputs {
+            pod: &self.pod,
+            container,
+            attempt,
+            streak,
+            image,
+            env,
+            pod_dir: &dir,
+            node_memory_bytes: shared.memory_bytes,
+        })
+    }
+
+    pub(super) fn field_context(&self) -> FieldContext {
+        FieldContext {
+            node_name: self.shared.facts.node_name.clone(),
+            node_ips: self.shared.facts.node_ips.clone(),
+            pod_ips: self.shared.network.addresses(&self.uid),
+            node_cpu_milli: self.shared.cpu_milli,
+            node_memory_bytes: self.shared.memory_bytes,
+        }
+    }
+}
