@@ -1,11 +1,133 @@
-//! OpenAPI documents: `/openapi/v3`, `/openapi/v3/apis/{group}/{version}`, `/openapi/v2`.
+//! OpenAPI documents: `/openapi/v3` and one document per group and version, read off the table and the schema.
+//!
+//! kubectl reads them to explain kinds and to learn that the server validates fields itself.
 
-use api::ApiResponse;
+mod paths;
+#[cfg(test)]
+mod tests;
 
-use crate::resource::ResourceSet;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use api::{ApiResponse, TypeId};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::discovery;
+use crate::resource::{Resource, ResourceSet, Subresource};
+
+/// Digests of all documents, and the documents that were asked for: nothing is built before its first use. The key is
+/// the group version; an entry counts for the rows it was made from.
+static CACHE: LazyLock<Mutex<BTreeMap<String, Cached>>> = LazyLock::new(Mutex::default);
+
+#[derive(Clone)]
+struct Cached {
+    rows: String,
+    hash: String,
+    /// `None` until somebody reads the document itself.
+    bytes: Option<Bytes>,
+}
 
 /// The document at a path; `None` when there is none. `hash` is the query parameter of that name, "" when absent.
 pub fn document(resources: &ResourceSet, path: &str, accept: &str, hash: &str) -> Option<ApiResponse> {
-    let _ = (resources, path, accept, hash);
-    None
+    // Only JSON is spoken here, whatever the client prefers; a wrong hash only means that the client's copy is old.
+    tracing::trace!(path, accept, hash, "OpenAPI document");
+    let rest = path.strip_prefix("/openapi/v3")?.trim_matches('/');
+    if rest.is_empty() {
+        return Some(ApiResponse::json(200, index(resources).to_string()));
+    }
+    let (group, version) = match rest.split('/').collect::<Vec<_>>().as_slice() {
+        ["api", version] => (String::new(), (*version).to_owned()),
+        ["apis", group, version] => ((*group).to_owned(), (*version).to_owned()),
+        _ => return None,
+    };
+    let bytes = cached(resources, &group, &version, true)?.bytes?;
+    Some(ApiResponse::json(200, bytes))
+}
+
+fn index(resources: &ResourceSet) -> Value {
+    let mut paths = Map::new();
+    for (group, version) in resources.group_versions() {
+        let Some(cached) = cached(resources, &group, &version, false) else { continue };
+        let path =
+            if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        let url = format!("/openapi/v3/{path}?hash={}", cached.hash);
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+fn cached(resources: &ResourceSet, group: &str, version: &str, with_bytes: bool) -> Option<Cached> {
+    let rows: Vec<&Resource> = resources
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|row| row.gvr.group == group && row.gvr.version == version)
+        .collect();
+    let first = rows.first()?;
+    let key = first.api_version();
+    let shape = rows.iter().fold(String::new(), |mut text, row| {
+        let written = write!(text, "{}:{:?}:{:p};", row.gvr.resource, row.schema, row.table);
+        written.expect("writing to a string cannot fail");
+        text
+    });
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = cache.get(&key).filter(|c| c.rows == shape && (c.bytes.is_some() || !with_bytes)) {
+        return Some(found.clone());
+    }
+    let text = build(&rows).to_string();
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let hash = hash.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02X}"));
+    let entry = Cached { rows: shape, hash, bytes: with_bytes.then(|| Bytes::from(text)) };
+    cache.insert(key, entry.clone());
+    Some(entry)
+}
+
+fn build(rows: &[&Resource]) -> Value {
+    let mut paths = Map::new();
+    for row in rows {
+        paths.extend(paths::of(row));
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": components(rows)},
+    })
+}
+
+/// The API version these documents describe.
+const VERSION: &str = "v1.37.0";
+
+/// Definitions of meta kinds that operations refer to.
+const META: [&str; 3] = ["DeleteOptions", "Status", "WatchEvent"];
+
+/// Name of the component of a meta kind.
+fn meta_name(kind: &str) -> String {
+    format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")
+}
+
+/// A `$ref` to a component.
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// The components of a group's kinds and of everything they refer to.
+fn components(rows: &[&Resource]) -> Map<String, Value> {
+    let Some(table) = rows.first().map(|row| &row.table) else { return Map::new() };
+    let mut roots: Vec<TypeId> = META.iter().filter_map(|kind| table.by_name(&meta_name(kind))).collect();
+    for row in rows {
+        roots.push(row.schema);
+        roots.extend(table.kind(&row.gvr.group, &row.gvr.version, &row.list_kind));
+        let bodies = row.subresources.iter().filter(|s| !matches!(s, Subresource::Connect { .. }));
+        roots.extend(bodies.filter_map(|s| {
+            let kind = discovery::kind_of(row, s);
+            table.kind(&kind.group, &kind.version, &kind.kind)
+        }));
+    }
+    let mut components = schema::openapi::components(table, roots);
+    components.entry(meta_name("Patch")).or_insert_with(
+        || json!({"type": "object", "description": "A patch in one of the supported formats."}),
+    );
+    components
 }

@@ -2,9 +2,6 @@
 
 mod rules;
 
-#[cfg(test)]
-mod tests;
-
 use super::row::{Row, col, wide};
 use crate::printing::cells;
 use crate::resource::Column;

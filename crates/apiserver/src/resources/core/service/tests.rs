@@ -1,1 +1,256 @@
-//! Tests.
+//! Services: defaults, rules, and who gets which address.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use api::{GroupVersionResource, Object, ObjectKey, Status};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use crate::resource::{Change, Expect, Extension, PrivateEntry, Reader, UserInfo, WriteContext};
+use crate::resources::tests::{change_findings, defaulted, findings, object, row};
+
+/// Private keys in memory, with the conditions of commits.
+#[derive(Default)]
+struct Keys(Mutex<BTreeMap<String, Bytes>>);
+
+impl Keys {
+    fn commit(&self, txn: Extension) {
+        let mut keys = self.0.lock().unwrap();
+        for (key, expect) in txn.conditions {
+            assert_eq!(expect, Expect::Absent);
+            assert!(!keys.contains_key(&key), "{key} was free");
+        }
+        for (key, value) in txn.ops {
+            match value {
+                Some(value) => keys.insert(key, value),
+                None => keys.remove(&key),
+            };
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(k, v)| format!("{k}={}", String::from_utf8_lossy(v))).collect()
+    }
+}
+
+impl Reader for Keys {
+    fn get<'a>(
+        &'a self,
+        _: &'a GroupVersionResource,
+        _: &'a ObjectKey,
+    ) -> BoxFuture<'a, Result<Option<Object>, Status>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        _: &'a GroupVersionResource,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Object>, Status>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn private<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<PrivateEntry>, Status>> {
+        let found = self.0.lock().unwrap().get(key).cloned();
+        async move { Ok(found.map(|value| PrivateEntry { key: key.to_owned(), value, revision: 1 })) }.boxed()
+    }
+
+    fn private_range<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<PrivateEntry>, Status>> {
+        let keys = self.0.lock().unwrap();
+        let found = keys.iter().filter(|(k, _)| k.starts_with(prefix));
+        let found: Vec<_> =
+            found.map(|(k, v)| PrivateEntry { key: k.clone(), value: v.clone(), revision: 1 }).collect();
+        async move { Ok(found) }.boxed()
+    }
+}
+
+/// A write as the registry does it, without a store.
+fn write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Object, Status> {
+    let user = UserInfo::new("u", &[]);
+    let cx = WriteContext {
+        user: &user,
+        now: jiff::Timestamp::UNIX_EPOCH,
+        subresource: None,
+        dry_run: false,
+        reader: keys,
+        service_cidr: "10.96.0.0/24",
+        node_port_range: (30000, 30009),
+    };
+    let row = row("", "services");
+    let mut txn = Extension::default();
+    let mut new = new.map(object);
+    if let Some(new) = &mut new {
+        row.strategy.default(new);
+        match old {
+            None => row.strategy.prepare_for_create(&cx, new),
+            Some(old) => row.strategy.prepare_for_update(&cx, new, old),
+        }
+        row.strategy.default(new);
+        let mut errors = row.strategy.validate(new);
+        errors.extend(old.map(|old| row.strategy.validate_update(new, old)).unwrap_or_default());
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    let change = match (&mut new, old) {
+        (Some(new), None) => Change::Create(new),
+        (Some(new), Some(old)) => Change::Update { new, old },
+        (None, Some(old)) => Change::Delete(old),
+        (None, None) => unreachable!("a write has an object"),
+    };
+    row.strategy.extend_txn(&cx, change, &mut txn).now_or_never().expect("nothing waits")?;
+    keys.commit(txn);
+    Ok(new.unwrap_or_default())
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut spec = spec;
+    if spec.get("ports").is_none() {
+        spec["ports"] = json!([{"port": 80}]);
+    }
+    json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec})
+}
+
+#[test]
+fn addresses_are_claimed_and_given_back() {
+    let keys = Keys::default();
+    let web = write(&keys, Some(service("web", json!({"clusterIP": "10.96.0.10"}))), None).unwrap();
+    assert_eq!(web.get(&["spec", "clusterIPs"]), Some(&json!(["10.96.0.10"])));
+    assert_eq!(keys.all(), ["/podium/services/ips/10.96.0.10=d/web"]);
+    let taken = write(&keys, Some(service("b", json!({"clusterIP": "10.96.0.10"}))), None).unwrap_err();
+    assert!(taken.message.contains("provided IP is already allocated"), "{taken}");
+    let outside = write(&keys, Some(service("b", json!({"clusterIP": "10.97.0.10"}))), None).unwrap_err();
+    assert!(outside.message.contains("not in the valid range"), "{outside}");
+    let b = write(&keys, Some(service("b", json!({}))), None).unwrap();
+    assert_ne!(b.str(&["spec", "clusterIP"]), "10.96.0.10");
+    write(&keys, None, Some(&b)).unwrap();
+    let headless = write(&keys, Some(service("c", json!({"clusterIP": "None"}))), None).unwrap();
+    assert_eq!(headless.get(&["spec", "clusterIPs"]), Some(&json!(["None"])));
+    write(&keys, Some(service("d", json!({"type": "ExternalName", "externalName": "a.b"}))), None).unwrap();
+    assert_eq!(keys.all(), ["/podium/services/ips/10.96.0.10=d/web"]);
+    write(&keys, None, Some(&web)).unwrap();
+    assert!(keys.all().is_empty());
+}
+
+#[test]
+fn a_network_can_be_used_up() {
+    let keys = Keys::default();
+    for i in 0..254 {
+        write(&keys, Some(service(&format!("s{i}"), json!({}))), None).unwrap();
+    }
+    assert_eq!(keys.all().len(), 254);
+    let full = write(&keys, Some(service("more", json!({}))), None).unwrap_err();
+    assert!(full.message.contains("range is full"), "{full}");
+}
+
+#[test]
+fn node_ports_come_and_go_with_the_type() {
+    let keys = Keys::default();
+    let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81, "nodePort": 30005}]);
+    let mut web =
+        write(&keys, Some(service("web", json!({"type": "NodePort", "ports": ports}))), None).unwrap();
+    let chosen = web.get(&["spec", "ports"]).unwrap()[0]["nodePort"].as_i64().unwrap();
+    assert!((30000..=30009).contains(&chosen) && chosen != 30005);
+    assert_eq!(keys.all().len(), 3);
+    let spec = |port: i64| json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let taken = write(&keys, Some(service("b", spec(30005))), None).unwrap_err();
+    assert!(
+        taken
+            .message
+            .contains("spec.ports[0].nodePort: Invalid value: 30005: provided port is already allocated"),
+        "{taken}"
+    );
+    let outside = write(&keys, Some(service("b", spec(80))), None).unwrap_err();
+    assert!(outside.message.contains("valid ports is 30000-30009"), "{outside}");
+
+    // An update that says nothing of addresses and ports keeps them.
+    let again = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
+    let same =
+        write(&keys, Some(service("web", json!({"type": "NodePort", "ports": again}))), Some(&web)).unwrap();
+    assert_eq!(same.get(&["spec", "ports"]), web.get(&["spec", "ports"]));
+    assert_eq!(same.get(&["spec", "clusterIP"]), web.get(&["spec", "clusterIP"]));
+    web = same;
+
+    let mut plain = web.clone();
+    plain.set(&["spec", "type"], "ClusterIP");
+    let plain = write(&keys, Some(plain.into_value()), Some(&web)).unwrap();
+    assert_eq!(keys.all().len(), 1, "{:?}", keys.all());
+    assert!(plain.get(&["spec", "ports"]).unwrap()[0].get("nodePort").is_none());
+    assert!(plain.get(&["spec", "externalTrafficPolicy"]).is_none());
+
+    let mut name = plain.clone();
+    name.set(&["spec", "type"], "ExternalName");
+    name.set(&["spec", "externalName"], "example.com");
+    let name = write(&keys, Some(name.into_value()), Some(&plain)).unwrap();
+    assert!(keys.all().is_empty());
+    assert!(name.get(&["spec", "clusterIP"]).is_none());
+}
+
+#[test]
+fn defaults() {
+    let out = defaulted(
+        "",
+        "services",
+        service("a", json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP"})),
+    );
+    assert_eq!(
+        out["spec"],
+        json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
+            "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
+            "allocateLoadBalancerNodePorts": true})
+    );
+    let out = defaulted("", "services", service("a", json!({"type": "ExternalName", "externalName": "x"})));
+    assert!(out["spec"].get("internalTrafficPolicy").is_none());
+}
+
+#[test]
+fn rules() {
+    let cases = [
+        (json!({}), ""),
+        (json!({"ports": []}), "spec.ports: Required value\n"),
+        (json!({"clusterIP": "None", "ports": []}), ""),
+        (
+            json!({"type": "Other"}),
+            "spec.type: Unsupported value: \"Other\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"\n",
+        ),
+        (json!({"type": "ExternalName"}), "spec.externalName: Required value\n"),
+        (
+            json!({"ports": [{"port": 0}]}),
+            "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive\n\
+             spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive\n",
+        ),
+        (
+            json!({"ports": [{"port": 80}, {"port": 81}]}),
+            "spec.ports[0].name: Required value\nspec.ports[1].name: Required value\n",
+        ),
+        (
+            json!({"ports": [{"port": 80, "nodePort": 30000}]}),
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'\n",
+        ),
+        (
+            json!({"type": "NodePort", "clusterIP": "None", "clusterIPs": ["None"]}),
+            "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services\n",
+        ),
+        (
+            json!({"externalTrafficPolicy": "Local"}),
+            "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services\n",
+        ),
+        (
+            json!({"selector": {"a b": "c"}}),
+            "spec.selector: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')\n",
+        ),
+    ];
+    for (spec, want) in cases {
+        assert_eq!(findings("", "services", service("a", spec.clone())), want, "{spec}");
+    }
+    assert!(findings("", "services", service("1a", json!({}))).contains("a DNS-1035 label must consist of"));
+    let (old, new) =
+        (json!({"clusterIP": "10.96.0.1"}), json!({"clusterIP": "10.96.0.2", "clusterIPs": ["10.96.0.2"]}));
+    assert_eq!(
+        change_findings("", "services", service("a", old), service("a", new)),
+        "spec.clusterIPs[0]: Invalid value: [\"10.96.0.2\"]: may not change once set\n"
+    );
+}
