@@ -1,19 +1,24 @@
 //! What Podium makes on a host, and whether it is still there.
 
+#![allow(unsafe_code)]
+
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-/// Brings up the loopback interface of the new network namespace.
+/// Brings up the loopback interface of the new network namespace (netdevice(7)).
 pub(crate) fn prepare() {
-    let pool = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    pool.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
-        let connection = tokio::spawn(connection);
-        let up = rtnetlink::LinkUnspec::new_with_index(1).up().build();
-        handle.link().set(up).execute().await.unwrap();
-        connection.abort();
-    });
-    assert!(links().iter().all(|link| link == "lo"), "the namespace must be new");
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+    // SAFETY: an ifreq is plain data, for which zeros are valid; the descriptor is open and the pointer is to a live local.
+    let outcome = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+            *to = libc::c_char::try_from(*from).unwrap();
+        }
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap();
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    };
+    assert_eq!(outcome, 0, "loopback comes up");
 }
 
 fn links() -> Vec<String> {
