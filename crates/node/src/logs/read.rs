@@ -13,11 +13,10 @@ use std::path::Path;
 use api::stream::ByteStream;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::format::{Wanted, parse, render};
+use super::notify::FileChanges;
 use crate::ports::RuntimeEvent;
 
 const CHUNK: usize = 64 * 1024;
@@ -99,7 +98,7 @@ pub fn stream(
     wanted: Wanted,
     follow: Option<Follow>,
 ) -> std::io::Result<ByteStream> {
-    let watch = follow.as_ref().map(|_| watch(path)).transpose()?;
+    let watch = follow.as_ref().map(|_| FileChanges::of(path)).transpose()?;
     let mut file = File::open(path)?;
     let start = tail.map_or(Ok(0), |lines| tail_offset(&mut file, lines))?;
     file.seek(SeekFrom::Start(start))?;
@@ -119,12 +118,6 @@ pub fn stream(
         receiver.recv().await.map(|item| (item, receiver))
     });
     Ok(Box::pin(stream))
-}
-
-fn watch(path: &Path) -> std::io::Result<AsyncFd<std::os::fd::OwnedFd>> {
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&fd, path, inotify::WatchFlags::MODIFY)?;
-    AsyncFd::register(fd)
 }
 
 struct Reader {
@@ -162,25 +155,14 @@ impl Reader {
         }
     }
 
-    async fn follow(
-        &mut self,
-        mut follow: Follow,
-        watch: AsyncFd<std::os::fd::OwnedFd>,
-    ) -> std::io::Result<()> {
+    async fn follow(&mut self, mut follow: Follow, watch: FileChanges) -> std::io::Result<()> {
         let mut over = (follow.exited)().await;
         loop {
             if !self.drain().await? || over {
                 return Ok(());
             }
             tokio::select! {
-                ready = watch.readable() => {
-                    let mut ready = ready?;
-                    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-                    let mut changes = inotify::Reader::new(watch.get_ref(), &mut buffer);
-                    // Which change it was does not matter: read until none is queued.
-                    while changes.next().is_ok() {}
-                    ready.clear_ready();
-                }
+                changed = watch.next() => changed?,
                 event = follow.events.recv() => {
                     over = event.is_none() || (follow.exited)().await;
                 }
