@@ -66,6 +66,12 @@ fn link_prefix(instance: &str) -> String {
     if plain { format!("p{instance}-") } else { format!("p{}-", letters(instance, 5)) }
 }
 
+/// Marks links of an instance that are to be deleted. People number their groups from 1 up.
+fn link_group(instance: &str) -> u32 {
+    let hash = fnv1a(instance.as_bytes());
+    u32::try_from(hash >> 32).expect("half of 64 bits") | 1 << 31
+}
+
 /// Name of the interface that holds the node's address in the pod network.
 pub(crate) fn gateway_link(instance: &str) -> String {
     format!("{}gw", link_prefix(instance))
@@ -274,21 +280,26 @@ impl Inner {
         self.config.mtu.unwrap_or(DEFAULT_MTU)
     }
 
-    /// Runs until the last [`PodNet`] is dropped.
+    /// Runs until the last [`PodNet`] is dropped. Whatever has gathered meanwhile is removed together.
     fn remove_links(&self, queue: &mpsc::Receiver<String>) {
-        while let Ok(pod) = queue.recv() {
-            let gone = Socket::route().and_then(|s| s.delete_link(&self.config.pod_link(&pod)));
+        while let Ok(first) = queue.recv() {
+            let pods: Vec<String> = std::iter::once(first).chain(queue.try_iter()).collect();
+            let links: Vec<String> = pods.iter().map(|p| self.config.pod_link(p)).collect();
+            let group = link_group(&self.config.instance);
+            let gone = Socket::route().and_then(|s| s.delete_links(&links, group));
             let mut leases = self.lock();
-            match gone {
-                Ok(()) => {
-                    if let Err(error) = leases.ipam.release(&pod) {
-                        tracing::warn!(pod, %error, "pod address not released");
-                    }
-                }
-                // The lease stays, so nobody gets the address; the next cleanup tries again.
-                Err(error) => tracing::warn!(pod, %error, "pod interface not deleted"),
+            // If it failed, the leases stay, so nobody gets the addresses; the next cleanup tries again.
+            if let Err(error) = &gone {
+                tracing::warn!(?pods, %error, "pod interfaces not deleted");
             }
-            leases.closing.remove(&pod);
+            for pod in pods {
+                if gone.is_ok()
+                    && let Err(error) = leases.ipam.release(&pod)
+                {
+                    tracing::warn!(pod, %error, "pod address not released");
+                }
+                leases.closing.remove(&pod);
+            }
             drop(leases);
             self.removed.notify_all();
         }
@@ -391,11 +402,9 @@ fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
     tolerate(nft::delete_table(&table_name(instance)), &[Errno::NOENT]).step("delete the nftables table")?;
     let socket = Socket::route().step("open a netlink socket")?;
     let prefix = link_prefix(instance);
-    for link in socket.links().step("list links")? {
-        if link.name.starts_with(&prefix) {
-            socket.delete_link(&link.name).step("delete a link")?;
-        }
-    }
+    let links = socket.links().step("list links")?.into_iter().map(|l| l.name);
+    let ours: Vec<String> = links.filter(|name| name.starts_with(&prefix)).collect();
+    socket.delete_links(&ours, link_group(instance)).step("delete the links")?;
     let recorded = std::fs::read_to_string(cidr_file(state_dir)).ok();
     if let Some(cidr) = recorded.as_deref().map(str::trim).and_then(parse_cidr) {
         socket.delete_route(network_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;

@@ -354,10 +354,44 @@ fn many_pods_attach_in_parallel() {
             let addresses = futures_util::future::join_all(all).await;
             eprintln!("30 pods attached in {:?}", start.elapsed());
             assert_eq!(addresses.iter().collect::<HashSet<_>>().len(), 30);
+            let start = Instant::now();
             for pod in &pods {
                 net.detach(&pod.id).await.unwrap();
+                assert_eq!(net.addresses(&pod.id), [] as [IpAddr; 0]);
             }
+            eprintln!("30 pods handed over for removal in {:?}", start.elapsed());
+            // An attachment waits for the removal of the same pod, which is last in the queue.
+            attach(&net, &Pod::new("p29")).await;
+            eprintln!("and removed after {:?}", start.elapsed());
+            let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+            assert_eq!(links.lines().skip(2).count(), 3, "lo, gateway and the new pod: {links}");
         });
+    });
+}
+
+#[test]
+fn endpoints_on_the_node_itself() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        serve_here("host", 9091);
+        let frontend = |address: Option<[u8; 4]>, port| Frontend {
+            address: address.map(Ipv4Addr::from),
+            protocol: Protocol::Tcp,
+            port,
+        };
+        let targets = vec![Target { address: Ipv4Addr::new(192, 0, 2, 1), port: 9091 }];
+        let backend = Backend::Targets { targets, affinity_seconds: None };
+        let rules = vec![(frontend(Some(VIP), 443), backend.clone()), (frontend(None, 30443), backend)];
+        node.table.set_service(&ObjectKey::new("default", "kubernetes"), rules);
+        node.table.apply().unwrap();
+        let name = |answer: world::Answer| answer.unwrap().0;
+        assert_eq!(name(ask(at(VIP, 443))), "host");
+        assert_eq!(name(ask(at([127, 0, 0, 1], 30443))), "host");
+        assert_eq!(name(node.pods[0].0.run(|| ask(at(VIP, 443)))), "host");
+        assert_eq!(name(node.outside.run(|| ask(at([192, 0, 2, 1], 30443)))), "host");
     });
 }
 

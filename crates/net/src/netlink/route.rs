@@ -25,6 +25,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -150,6 +151,20 @@ impl Socket {
     /// Deletes a link; one that is not there is fine.
     pub(crate) fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
         let gone = self.request(DELLINK, 0, &if_header(0, false), |m| m.text(IFLA_IFNAME, name));
+        tolerate(gone, &[Errno::NODEV])
+    }
+
+    /// Deletes links all at once: the kernel waits for its readers once, not per link. `group` marks them for that;
+    /// no link of anybody else may carry it. Links that are not there are fine.
+    pub(crate) fn delete_links(&self, names: &[String], group: u32) -> Result<(), NetlinkError> {
+        for name in names {
+            let marked = self.request(NEWLINK, 0, &if_header(0, false), |m| {
+                m.text(IFLA_IFNAME, name);
+                m.native(IFLA_GROUP, group);
+            });
+            tolerate(marked, &[Errno::NODEV])?;
+        }
+        let gone = self.request(DELLINK, 0, &if_header(0, false), |m| m.native(IFLA_GROUP, group));
         tolerate(gone, &[Errno::NODEV])
     }
 

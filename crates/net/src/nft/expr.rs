@@ -67,6 +67,9 @@ pub(crate) enum Expr {
     DestinationPort(R),
     L4Protocol(R),
     InterfaceInName(R),
+    /// the packet's mark
+    Mark(R),
+    SetMark(R),
     /// `ct state` bits
     CtState(R),
     /// `ct status` bits
@@ -99,12 +102,13 @@ pub(crate) enum Expr {
 
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+const MARK: u32 = 3;
 
 impl Expr {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Expr::Source(_) | Expr::Destination(_) | Expr::DestinationPort(_) => "payload",
-            Expr::L4Protocol(_) | Expr::InterfaceInName(_) => "meta",
+            Expr::L4Protocol(_) | Expr::InterfaceInName(_) | Expr::Mark(_) | Expr::SetMark(_) => "meta",
             Expr::CtState(_) | Expr::CtStatus(_) => "ct",
             Expr::DestinationType(_) => "fib",
             Expr::Load(..) | Expr::Do(_) => "immediate",
@@ -126,6 +130,11 @@ impl Expr {
             Expr::DestinationPort(r) => payload(m, *r, TRANSPORT_HEADER, 2, 2),
             Expr::L4Protocol(r) => pair(m, *r, 16),
             Expr::InterfaceInName(r) => pair(m, *r, 6),
+            Expr::Mark(r) => pair(m, *r, MARK),
+            Expr::SetMark(r) => {
+                m.network(2, MARK);
+                m.network(3, r.wire());
+            }
             Expr::CtState(r) => pair(m, *r, 0),
             Expr::CtStatus(r) => pair(m, *r, 2),
             Expr::DestinationType(r) => {

@@ -5,13 +5,13 @@
 //!                                   (then 0.0.0.0 . protocol . port, if the destination is local: node ports)
 //!        goto pick-<kind>-<number of targets>[-<affinity seconds>]
 //!             number = random below the count;  map `targets`: address . protocol . port . number ─▶ dnat
-//!   affinity: map `sticky` (client . address . protocol . port ─▶ target, expires), believed only while the
-//!             target is in the set `affine`
+//!   affinity: map `sticky` (client . address . protocol . port ─▶ address of the target, expires), good while
+//!             map `affine` (address . protocol . port . address of the target ─▶ target) has it
 //!   postrouting: who must look like the node (hairpin, loopback, pods to the outside) is masqueraded
 //! ```
 //!
 //! The number of chains is bounded by the distinct (kind, count, seconds), not by services. One changed endpoint
-//! is a handful of elements. No packet mark is used, so there is none to clash with.
+//! is a handful of elements. No packet leaves with another mark than it came with, so there is none to clash with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -51,8 +51,8 @@ impl Set {
         let (key, value): (&'static [Field], _) = match self {
             Set::Services | Set::Closed => (&[Address, Protocol, Port], SetValue::Verdict),
             Set::Targets => (&[Address, Protocol, Port, Number], SetValue::Data(&[Address, Port])),
-            Set::Affine => (&[Address, Protocol, Port, Address, Port], SetValue::Nothing),
-            Set::Sticky => (&[Address, Address, Protocol, Port], SetValue::Data(&[Address, Port])),
+            Set::Affine => (&[Address, Protocol, Port, Address], SetValue::Data(&[Address, Port])),
+            Set::Sticky => (&[Address, Address, Protocol, Port], SetValue::Data(&[Address])),
             Set::Hairpin => (&[Address, Address], SetValue::Nothing),
         };
         SetSpec { name: self.name(), key, value, dynamic: matches!(self, Set::Sticky) }
@@ -78,7 +78,7 @@ impl Pick {
     }
 
     /// Writes the chain and its rules. Without affinity: registers 0-2 frontend, 3 number, 4-5 target. With
-    /// affinity: 0 client, 1-3 frontend, then 4 number or 4-5 target.
+    /// affinity: 0 client, 1-3 frontend, 4 number or target's address, 6-7 target, 8-9 marks.
     pub(crate) fn write(self, batch: &mut Batch) {
         let name = self.name();
         batch.chain(&name, None);
@@ -90,20 +90,23 @@ impl Pick {
             batch.rule(&name, &rule);
             return;
         };
-        let (sticky, mut known) = (Set::Sticky.name(), vec![Expr::Source(R(0))]);
+        let sticky = Set::Sticky.name();
+        let mut known = vec![Expr::Source(R(0))];
         known.extend(self.frontend(1));
         known.push(Expr::Map(sticky, R(0), R(4)));
-        known.push(Expr::InSet(Set::Affine.name(), R(1)));
+        known.extend(by_way_of_mark(R(4), R(4)));
+        known.push(Expr::Map(Set::Affine.name(), R(1), R(6)));
         known.push(Expr::Remember(sticky, R(0), R(4), seconds));
-        known.push(Expr::Dnat(R(4), R(5)));
+        known.push(Expr::Dnat(R(6), R(7)));
         batch.rule(&name, &known);
         let mut fresh = vec![Expr::Source(R(0))];
         fresh.extend(self.frontend(1));
         fresh.push(Expr::Random(R(4), self.count));
         fresh.push(Expr::Map(Set::Targets.name(), R(1), R(6)));
+        fresh.extend(by_way_of_mark(R(6), R(8)));
         // An entry for a target that is gone would only have its time refreshed.
-        fresh.push(Expr::Forget(sticky, R(0), R(6)));
-        fresh.push(Expr::Remember(sticky, R(0), R(6), seconds));
+        fresh.push(Expr::Forget(sticky, R(0), R(8)));
+        fresh.push(Expr::Remember(sticky, R(0), R(8), seconds));
         fresh.push(Expr::Dnat(R(6), R(7)));
         batch.rule(&name, &fresh);
     }
@@ -111,6 +114,12 @@ impl Pick {
     fn frontend(self, first: u32) -> Vec<Expr> {
         frontend_key(first, self.node_port)
     }
+}
+
+/// Copies a register by way of the packet's mark, which is as before at the end. The copy is for `nft list`: it
+/// aborts when what came out of a map is part of another key.
+fn by_way_of_mark(from: R, to: R) -> [Expr; 4] {
+    [Expr::Mark(R(9)), Expr::SetMark(from), Expr::Mark(to), Expr::SetMark(R(9))]
 }
 
 /// Loads address, protocol and port of the packet's destination into three registers.
@@ -132,7 +141,7 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
     let key = frontend_bytes(frontend);
     match backend {
         Backend::Reject => {
-            out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Goto("reject".into())));
+            out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Goto("refuse".into())));
         }
         Backend::Drop => {
             out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Drop));
@@ -145,8 +154,9 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
                 let numbered = [&key[..], &number.to_ne_bytes()].concat();
                 out.elements.insert((Set::Targets, numbered), Value::Data(target_bytes(*target)));
                 if affinity_seconds.is_some() {
-                    out.elements
-                        .insert((Set::Affine, [&key[..], &target_bytes(*target)].concat()), Value::Nothing);
+                    let affine = [&key[..], &target.address.octets()].concat();
+                    // Two targets of one address differ in port only; a client stays with the first.
+                    out.elements.entry((Set::Affine, affine)).or_insert(Value::Data(target_bytes(*target)));
                 }
             }
             out.elements.insert((Set::Services, key), Value::Verdict(Verdict::Goto(pick.name())));
@@ -190,9 +200,9 @@ pub(crate) fn write_sets_and_leaves(batch: &mut Batch) {
     for set in Set::ALL {
         batch.set(&set.spec());
     }
-    batch.chain("reject", None);
-    batch.rule("reject", &[Expr::L4Protocol(R(0)), Expr::Equal(R(0), vec![6]), Expr::RejectTcpReset]);
-    batch.rule("reject", &[Expr::RejectPortUnreachable]);
+    batch.chain("refuse", None);
+    batch.rule("refuse", &[Expr::L4Protocol(R(0)), Expr::Equal(R(0), vec![6]), Expr::RejectTcpReset]);
+    batch.rule("refuse", &[Expr::RejectPortUnreachable]);
 }
 
 /// The chains that look into the maps and the hooks; comes after the elements, so that no packet meets a map

@@ -316,3 +316,23 @@ fn records_go_with_their_service() {
     let ptr = show(&zone, "5.0.244.10.in-addr.arpa", PTR);
     assert_eq!(ptr.lines().next(), Some("PTR 5.0.244.10.in-addr.arpa: NXDomain"));
 }
+
+proptest::proptest! {
+    /// Whatever bytes arrive, answering does not panic, and a reply can be encoded.
+    #[test]
+    fn noise_is_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+                         labels in proptest::collection::vec("[a-z0-9_]([a-z0-9-]{0,10}[a-z0-9])?", 0..6)) {
+        let zone = zone();
+        let mut requests: Vec<Message> = Message::from_vec(&bytes).into_iter().collect();
+        for end in ["svc.cluster.local", "pod.cluster.local", "cluster.local", "in-addr.arpa"] {
+            let name = [&labels[..], &[end.to_owned()]].concat().join(".");
+            requests.extend([A, SRV, PTR].map(|kind| request(&name, kind)));
+        }
+        for request in requests {
+            if let Some(reply) = answer(&request, &zone) {
+                assert_eq!(reply.metadata.id, request.metadata.id);
+                reply.to_vec().unwrap();
+            }
+        }
+    }
+}
