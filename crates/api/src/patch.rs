@@ -21,6 +21,9 @@ pub use apply::{ApplyError, apply};
 pub use fieldset::FieldSet;
 pub use track::{Operation, track_update};
 
+/// Most bytes of JSON that the `copy` operations of one JSON patch may add; without a limit each could double the object.
+pub const MAX_JSON_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
 /// Most operations in one JSON patch.
 pub const MAX_JSON_OPERATIONS: usize = 10_000;
 
@@ -62,7 +65,23 @@ pub fn json(object: &Object, body: &Value) -> Result<Object, Status> {
     let operations: json_patch::Patch = serde_json::from_value(body.clone())
         .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     let mut value = Value::Object(object.0.clone());
-    json_patch::patch(&mut value, &operations).map_err(|e| Status::new(Reason::Invalid, e.to_string()))?;
+    let mut copied = 0;
+    for operation in &operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation
+            && let Some(source) = value.pointer(copy.from.as_str())
+        {
+            copied += source.to_string().len();
+            if copied > MAX_JSON_COPIED_BYTES {
+                let text = format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, \
+                     exceeding the limit {MAX_JSON_COPIED_BYTES}"
+                );
+                return Err(Status::new(Reason::RequestEntityTooLarge, text));
+            }
+        }
+        json_patch::patch(&mut value, std::slice::from_ref(operation))
+            .map_err(|e| Status::new(Reason::Invalid, e.to_string()))?;
+    }
     whole(value)
 }
 

@@ -38,6 +38,9 @@ impl Mode {
     }
 }
 
+/// Most unknown and duplicate fields that are reported of one body.
+const MAX_FINDINGS: usize = 100;
+
 /// A decoded object; `warnings` are texts for `Warning` headers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
@@ -185,8 +188,11 @@ impl State<'_> {
     }
 
     fn report(&self, what: &str) {
-        let text = format!("{what} field {:?}", self.path());
         let mut found = self.found.borrow_mut();
+        if found.len() >= MAX_FINDINGS {
+            return;
+        }
+        let text = format!("{what} field {:?}", self.path());
         if !found.contains(&text) {
             found.push(text);
         }
@@ -412,7 +418,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
             match self.ty {
                 FieldType::Ref(_) if value.is_null() => {
                     out.remove(&key);
-                    nulls.push(key);
+                    if !nulls.contains(&key) {
+                        nulls.push(key);
+                    }
                 }
                 FieldType::Map(inner) if value.is_null() => {
                     out.insert(key, zero(inner));

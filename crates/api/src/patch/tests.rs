@@ -18,6 +18,10 @@ fn json_patches() {
     let many = Value::Array(vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_JSON_OPERATIONS + 1]);
     assert_eq!(json(&start, &many).unwrap_err().code, 413);
     assert_eq!(json(&start, &json!([{"op": "replace", "path": "", "value": 1}])).unwrap_err().code, 422);
+    // Copies that double the object each time stop at the limit.
+    let doubling: Vec<Value> =
+        (0..64).map(|i| json!({"op": "copy", "from": "", "path": format!("/c{i}")})).collect();
+    assert_eq!(json(&start, &Value::Array(doubling)).unwrap_err().code, 413);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Walks over trees under a schema: sets of paths, differences, merging and removal, as server-side apply sees them.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::fieldset::{FieldSet, key_element};
@@ -253,14 +255,16 @@ impl<'t> Typed<'t> {
             Shape::Keyed(inner, _) => plain(inner),
             _ => plain(&FieldType::Any),
         };
-        let find = |keys: &[String], key: &String| keys.iter().position(|k| k == key);
+        let before_at = places(&before);
+        let after_at = places(&after);
         for (item, key) in new.iter().zip(&after) {
             path.push(key.clone());
-            self.compare_values(slot, find(&before, key).map(|i| &old[i]), Some(item), path, out);
+            let counterpart = before_at.get(key.as_str()).map(|i| &old[*i]);
+            self.compare_values(slot, counterpart, Some(item), path, out);
             path.pop();
         }
         for (item, key) in old.iter().zip(&before) {
-            if find(&after, key).is_none() {
+            if !after_at.contains_key(key.as_str()) {
                 path.push(key.clone());
                 self.compare_values(slot, Some(item), None, path, out);
                 path.pop();
@@ -341,30 +345,37 @@ impl<'t> Typed<'t> {
         config: &[Value],
     ) -> Result<Vec<Value>, String> {
         let wanted = config.iter().map(|item| self.element(shape, item)).collect::<Result<Vec<_>, _>>()?;
+        let shared = places(&wanted);
         // Live items whose keys cannot be read are kept as they are.
-        let mut rest: Vec<(Option<String>, Option<Value>)> =
-            live.into_iter().map(|item| (self.element(shape, &item).ok(), Some(item))).collect();
-        let mut out = Vec::with_capacity(rest.len() + config.len());
+        let keys: Vec<Option<String>> = live.iter().map(|item| self.element(shape, item).ok()).collect();
+        let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
+        let is_shared = |i: usize| keys[i].as_ref().is_some_and(|k| shared.contains_key(k.as_str()));
+        let mut live_at: HashMap<&str, usize> = HashMap::new();
+        for (i, key) in keys.iter().enumerate() {
+            if let Some(key) = key {
+                live_at.entry(key).or_insert(i);
+            }
+        }
+        let mut out = Vec::with_capacity(live.len() + config.len());
         let mut passed = 0;
         for (item, key) in config.iter().zip(&wanted) {
-            let Some(at) = rest.iter().position(|(k, v)| k.as_ref() == Some(key) && v.is_some()) else {
+            let found = live_at.remove(key.as_str());
+            let Some((at, mut merged)) = found.and_then(|at| Some((at, live[at].take()?))) else {
                 out.push(item.clone());
                 continue;
             };
-            for (k, slot) in rest.iter_mut().take(at).skip(passed) {
-                if !k.as_ref().is_some_and(|k| wanted.contains(k)) {
-                    out.extend(slot.take());
-                }
+            for i in (passed..at).filter(|i| !is_shared(*i)) {
+                out.extend(live[i].take());
             }
             passed = passed.max(at);
-            let mut merged = rest[at].1.take().unwrap_or_default();
             if let Shape::Keyed(inner, _) = shape {
                 self.merge_values(plain(inner), &mut merged, item)?;
             }
             out.push(merged);
         }
-        let left = rest.into_iter().filter(|(k, _)| !k.as_ref().is_some_and(|k| wanted.contains(k)));
-        out.extend(left.filter_map(|(_, item)| item));
+        out.extend(
+            (0..live.len()).filter(|i| !is_shared(*i)).filter_map(|i| live[i].take()).collect::<Vec<_>>(),
+        );
         Ok(out)
     }
 
@@ -427,6 +438,15 @@ impl<'t> Typed<'t> {
             _ => true,
         }
     }
+}
+
+/// Index of the first occurrence of each key.
+fn places(keys: &[String]) -> HashMap<&str, usize> {
+    let mut out = HashMap::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        out.entry(key.as_str()).or_insert(i);
+    }
+    out
 }
 
 fn of_field(field: &Field) -> Slot<'_> {

@@ -204,7 +204,84 @@ fn many_updaters_are_folded() {
     assert!(fields(&live, "ancient-changes")["f:spec"]["f:labels"].get("f:k0").is_some());
 }
 
+fn specs() -> impl Strategy<Value = Value> {
+    let ports = prop::collection::btree_map(1..4i32, prop::option::of("TCP|UDP"), 0..3);
+    let item = (prop::option::of("[a-c]"), prop::option::of(prop::collection::vec("[x-z]", 0..3)), ports);
+    let items = prop::collection::btree_map("[p-t]", item, 0..4);
+    let labels = prop::option::of(prop::collection::btree_map("[a-d]", "[0-2]", 0..3));
+    let plain = (prop::option::of(0..3i32), labels, prop::option::of(prop::collection::vec("[u-w]", 0..3)));
+    (items, plain, prop::collection::btree_set("[f-i]", 0..3), any::<bool>()).prop_map(
+        |(items, plain, finalizers, reverse)| {
+            let mut list: Vec<Value> = items
+                .into_iter()
+                .map(|(name, (image, args, ports))| {
+                    let ports: Vec<Value> = ports
+                        .into_iter()
+                        .map(|(port, protocol)| json!({"port": port, "protocol": protocol}))
+                        .collect();
+                    without_nulls(json!({"name": name, "image": image, "args": args, "ports": ports}))
+                })
+                .collect();
+            if reverse {
+                list.reverse();
+            }
+            let spec = json!({"items": list, "replicas": plain.0, "labels": plain.1, "atomicList": plain.2});
+            json!({"metadata": {"finalizers": finalizers}, "spec": without_nulls(spec)})
+        },
+    )
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
 proptest! {
+    #[test]
+    fn applying_is_idempotent_and_keeps_what_is_stated(a in specs(), b in specs()) {
+        let (table, ty) = test_table();
+        let first = run(None, a.clone(), "one", false).unwrap();
+        let second = run(Some(&first), b.clone(), "two", true).unwrap();
+        prop_assert_eq!(&run(Some(&second), b.clone(), "two", false).unwrap(), &second);
+        // Merging the configuration again changes nothing: all it states is there.
+        let mut again = without_managed(&second);
+        Typed::new(&table).merge(ty, &mut again, &object(b).0).unwrap();
+        prop_assert_eq!(again, without_managed(&second));
+        // When the first gives up everything and the second too, only identity is left.
+        let third = run(Some(&second), json!({}), "one", false).unwrap();
+        let fourth = run(Some(&third), json!({}), "two", false).unwrap();
+        prop_assert_eq!(fourth.get(&["metadata", "managedFields"]), None);
+        let owned = Typed::new(&table).set_of(ty, &without_managed(&fourth)).unwrap();
+        let mut owned = owned;
+        strip(&mut owned);
+        prop_assert_eq!(owned.paths(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_update_is_seen_whole(a in specs(), b in specs()) {
+        let (table, ty) = test_table();
+        let mut live = object(a);
+        track_update(&table, ty, None, &mut live, "one", "", Operation::Update, at(0));
+        let mut new = object(b);
+        track_update(&table, ty, Some(&live), &mut new, "two", "", Operation::Update, at(1));
+        // No field has two owners after an update, and none of those recorded is absent.
+        let list = entries(&new);
+        for (i, entry) in list.iter().enumerate() {
+            for other in &list[i + 1..] {
+                prop_assert!(entry.set.intersection(&other.set).is_empty());
+            }
+        }
+        let all = Typed::new(&table).compare(ty, &Map::new(), &without_managed(&new)).written;
+        for entry in &list {
+            prop_assert_eq!(&entry.set.intersection(&all), &entry.set);
+        }
+    }
+
     /// After any two applications by two managers the fields that either states are there, with the later value.
     #[test]
     fn two_appliers(a in prop::collection::btree_map("[a-d]", "[0-2]", 0..4), b in prop::collection::btree_map("[a-d]", "[0-2]", 0..4)) {
