@@ -64,10 +64,8 @@ impl ApiServer {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                result = stop.wait_for(|stop| *stop) => {
-                    drop(result);
-                    break;
-                }
+                // the guard in the result must not live across an await
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
             }
         }
         drop(listener);

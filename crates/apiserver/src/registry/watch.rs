@@ -253,6 +253,7 @@ impl Watcher {
                         let seen = self.view.change(event);
                         self.ready.extend(seen);
                     }
+                    self.ended |= self.ready.is_empty() && Instant::now() >= self.deadline;
                 }
                 Next::Idle(progress) => self.idle(progress).await,
                 Next::TooOld(floor) => {
@@ -264,23 +265,22 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change, the next bookmark or the end.
+    /// Nothing to send: the bookmark that is due, the end, or waiting for a change.
     async fn idle(&mut self, progress: u64) {
+        let now = Instant::now();
+        self.ended = now >= self.deadline;
+        if self.bookmarks && (self.ended || now >= self.next_bookmark) {
+            self.position = self.position.max(progress);
+            self.next_bookmark = now + BOOKMARK_EVERY;
+            self.ready.push_back(self.view.bookmark(self.position, false));
+        }
+        if self.ended || !self.ready.is_empty() {
+            return;
+        }
         let wake = if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
         tokio::select! {
-            changed = self.changed.changed() => {
-                if changed.is_err() {
-                    self.ended = true;
-                }
-            }
-            () = tokio::time::sleep_until(wake) => {
-                self.position = self.position.max(progress);
-                self.ended = Instant::now() >= self.deadline;
-                if self.bookmarks {
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    self.ready.push_back(self.view.bookmark(self.position, false));
-                }
-            }
+            changed = self.changed.changed() => self.ended = changed.is_err(),
+            () = tokio::time::sleep_until(wake) => {}
         }
     }
 }

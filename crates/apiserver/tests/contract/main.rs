@@ -1,4 +1,12 @@
 //! The API's contract, checked over `ApiServer::call` with the embedded store, and once over TLS.
 
 mod common;
+mod deletion;
+mod identity;
+mod lists;
+mod patches;
+mod pods;
+mod rbac;
 mod verbs;
+mod watches;
+mod wire;
