@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use api::{ApiResponse, TypeId};
+use api::{ApiResponse, SchemaTable, TypeId};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -125,9 +125,25 @@ fn components(rows: &[&Resource]) -> Map<String, Value> {
             table.kind(&kind.group, &kind.version, &kind.kind)
         }));
     }
-    let mut components = schema::openapi::components(table, roots);
+    let mut components: Map<String, Value> = schema::openapi::components(table, roots).into_iter().collect();
+    for (name, kinds) in kinds_by_name(table) {
+        if let Some(component) = components.get_mut(&name) {
+            component["x-kubernetes-group-version-kind"] = kinds.into();
+        }
+    }
     components.entry(meta_name("Patch")).or_insert_with(
         || json!({"type": "object", "description": "A patch in one of the supported formats."}),
     );
     components
+}
+
+fn kinds_by_name(table: &SchemaTable) -> BTreeMap<String, Vec<Value>> {
+    let mut kinds: Vec<_> = table.kinds().collect();
+    kinds.sort_by_key(|(key, _)| *key);
+    let mut out: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for ((group, version, kind), id) in kinds {
+        let list = out.entry(table.get(id).name.clone().into_owned()).or_default();
+        list.push(json!({"group": group, "version": version, "kind": kind}));
+    }
+    out
 }

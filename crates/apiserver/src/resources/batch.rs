@@ -87,18 +87,13 @@ pub(super) fn rows() -> Vec<Row> {
                 }),
             ],
         ),
-        Row::new("jobs", "Job")
-            .in_all()
-            .fields(&["status.successful"])
-            .status()
-            .strategy(rules::JOB)
-            .columns(
-                vec![
-                    col("Status", "string", "How the job stands.", job_status),
-                    col("Completions", "string", "Succeeded pods of wanted ones.", completions),
-                    col("Duration", "string", "Time from start to completion.", job_duration),
-                ],
-                super::apps::template_columns(),
-            ),
+        Row::new("jobs", "Job").in_all().status().strategy(rules::JOB).columns(
+            vec![
+                col("Status", "string", "How the job stands.", job_status),
+                col("Completions", "string", "Succeeded pods of wanted ones.", completions),
+                col("Duration", "string", "Time from start to completion.", job_duration),
+            ],
+            super::apps::template_columns(),
+        ),
     ]
 }

@@ -48,7 +48,7 @@ fn validate(o: &Object, e: &mut Errors) {
 
 fn validate_endpoint(endpoint: &At<'_>, family: &str, e: &mut Errors) {
     let addresses = endpoint.field("addresses");
-    if addresses.len() == 0 {
+    if addresses.is_empty() {
         e.push(FieldError::required(&addresses.path, "must contain at least 1 address"));
     }
     if addresses.len() > 100 {
@@ -66,7 +66,7 @@ fn validate_endpoint(endpoint: &At<'_>, family: &str, e: &mut Errors) {
             "FQDN" => address.text(e, names::dns_subdomain),
             _ => {}
         }
-        if matches!(family, "IPv4" | "IPv6") && parsed.is_some_and(|a| special(a)) {
+        if matches!(family, "IPv4" | "IPv6") && parsed.is_some_and(special) {
             address.invalid(e, "may not be in the loopback, link-local or multicast range");
         }
     }

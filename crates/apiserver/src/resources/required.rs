@@ -1,6 +1,6 @@
 //! Required fields by the schema's own markers.
 
-use api::{Field, FieldError, FieldType, Object, SchemaTable, TypeId};
+use api::{Field, FieldError, FieldType, Object, SchemaTable, TypeDef, TypeId};
 use serde_json::{Map, Value};
 
 /// Required strings that are absent or empty. Absent numbers, booleans, lists and structs are left to the kinds' own
@@ -11,8 +11,18 @@ pub(crate) fn missing(table: &SchemaTable, schema: TypeId, object: &Object) -> V
     out
 }
 
-fn is_text(field: &Field) -> bool {
-    matches!(field.ty, FieldType::String)
+/// Required texts that may be empty all the same, as (type, field): Kubernetes takes them as they are.
+const MAY_BE_EMPTY: [(&str, &str); 4] = [
+    ("HTTPHeader", "value"),
+    ("Sysctl", "value"),
+    ("TokenRequest", "audience"),
+    ("LocalObjectReference", "name"),
+];
+
+fn must_have_text(ty: &TypeDef, field: &Field) -> bool {
+    let short = ty.name.rsplit('.').next().unwrap_or_default();
+    let text = field.required && matches!(field.ty, FieldType::String);
+    text && !MAY_BE_EMPTY.contains(&(short, field.name.as_ref()))
 }
 
 fn walk(
@@ -22,17 +32,18 @@ fn walk(
     path: &str,
     out: &mut Vec<FieldError>,
 ) {
-    for field in &table.get(schema).fields {
+    let ty = table.get(schema);
+    for field in &ty.fields {
         let name = field.name.as_ref();
         if path.is_empty() && matches!(name, "metadata" | "status" | "apiVersion" | "kind") {
             continue;
         }
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         match map.get(name) {
-            None | Some(Value::Null) if field.required && is_text(field) => {
+            None | Some(Value::Null) if must_have_text(ty, field) => {
                 out.push(FieldError::required(path, ""));
             }
-            Some(Value::String(s)) if s.is_empty() && field.required && is_text(field) => {
+            Some(Value::String(s)) if s.is_empty() && must_have_text(ty, field) => {
                 out.push(FieldError::required(path, ""));
             }
             Some(value) => descend(table, &field.ty, value, &path, out),

@@ -6,7 +6,8 @@ use super::check::{At, Errors, immutable};
 use super::row::{Hooks, Row, age_col, col, name_col};
 use crate::printing::cells;
 
-const PRIORITY_CLASS: Hooks = Hooks { default, validate, validate_update, ..Hooks::NONE };
+const PRIORITY_CLASS: Hooks =
+    Hooks { default, validate, validate_update, create_on_update: true, ..Hooks::NONE };
 
 /// Highest value that users may give; the two system classes are above it.
 const HIGHEST_USER_VALUE: i64 = 1_000_000_000;

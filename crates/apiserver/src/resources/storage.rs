@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors, immutable};
 use super::names;
-use super::row::{Hooks, Row, col};
+use super::row::{Hooks, Row, col, name_col};
 use crate::printing::cells;
 
 const CLASS: Hooks = Hooks {
@@ -137,18 +137,16 @@ pub(super) fn rows() -> Vec<Row> {
             })],
             Vec::new(),
         ),
-        Row::new("csistoragecapacities", "CSIStorageCapacity").strategy(CAPACITY).columns(
-            vec![
-                col("StorageClassName", "string", "The StorageClass.", |o, _| {
-                    o.str(&["storageClassName"]).into()
-                }),
-                col("Capacity", "string", "Free capacity.", |o, _| match cells::text(o, &["capacity"]) {
-                    text if text.is_empty() => "<unset>".into(),
-                    text => text.into(),
-                }),
-            ],
-            Vec::new(),
-        ),
+        Row::new("csistoragecapacities", "CSIStorageCapacity").strategy(CAPACITY).exact_columns(vec![
+            name_col(),
+            col("StorageClassName", "string", "The StorageClass.", |o, _| {
+                o.str(&["storageClassName"]).into()
+            }),
+            col("Capacity", "string", "Free capacity.", |o, _| match cells::text(o, &["capacity"]) {
+                text if text.is_empty() => "<unset>".into(),
+                text => text.into(),
+            }),
+        ]),
         class_row(),
         Row::new("volumeattachments", "VolumeAttachment").cluster().status().strategy(ATTACHMENT).columns(
             vec![

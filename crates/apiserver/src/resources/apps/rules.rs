@@ -63,6 +63,10 @@ fn workload(o: &Object, e: &mut Errors, what: &str) {
     spec.field("revisionHistoryLimit").non_negative(e);
     selectors::validate_with_template(&spec, e, what);
     pod_spec::validate_template(&spec.field("template"), &["Always"], e);
+    let deadline = spec.field("template").field("spec").field("activeDeadlineSeconds");
+    if deadline.is_set() {
+        deadline.forbidden(e, "activeDeadlineSeconds in ReplicaSet is not Supported");
+    }
 }
 
 fn default_deployment(o: &mut Object) {

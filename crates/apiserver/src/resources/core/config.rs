@@ -18,6 +18,7 @@ pub(super) const SECRET: Hooks = Hooks {
     ..Hooks::NONE
 };
 
+const ACCOUNT_ANNOTATION: &[&str] = &["metadata", "annotations", "kubernetes.io/service-account.name"];
 const MAX_BYTES: usize = 1024 * 1024;
 
 fn size(o: &Object, field: &str) -> usize {
@@ -87,29 +88,24 @@ fn validate_secret(o: &Object, e: &mut Errors) {
     if size(o, "data") / 4 * 3 > MAX_BYTES {
         e.push(too_long("data", MAX_BYTES));
     }
+    let has = |key: &str| o.get(&["data", key]).is_some();
     let need = |key: &str, e: &mut Errors| {
-        if o.get(&["data", key]).is_none() {
+        if !has(key) {
             e.push(FieldError::required(format!("data[{key}]"), ""));
         }
     };
     match o.str(&["type"]) {
-        "kubernetes.io/service-account-token" => {
-            if o.str(&["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() {
-                e.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
-            }
+        "kubernetes.io/service-account-token" if o.str(ACCOUNT_ANNOTATION).is_empty() => {
+            e.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
         }
         "kubernetes.io/dockercfg" => json_key(o, ".dockercfg", e),
         "kubernetes.io/dockerconfigjson" => json_key(o, ".dockerconfigjson", e),
-        "kubernetes.io/basic-auth" => {
-            if o.get(&["data", "username"]).is_none() && o.get(&["data", "password"]).is_none() {
-                need("username", e);
-                need("password", e);
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            need("username", e);
+            need("password", e);
         }
-        "kubernetes.io/ssh-auth" => {
-            if o.str(&["data", "ssh-privatekey"]).is_empty() {
-                e.push(FieldError::required("data[ssh-privatekey]", ""));
-            }
+        "kubernetes.io/ssh-auth" if o.str(&["data", "ssh-privatekey"]).is_empty() => {
+            e.push(FieldError::required("data[ssh-privatekey]", ""));
         }
         "kubernetes.io/tls" => {
             need("tls.crt", e);

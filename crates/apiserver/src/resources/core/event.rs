@@ -22,7 +22,6 @@ pub(in crate::resources) const FIELDS: &[&str] = &[
     "involvedObject.fieldPath",
     "reason",
     "reportingComponent",
-    "source",
     "type",
 ];
 

@@ -24,6 +24,7 @@ pub(super) const BINDING: Hooks = Hooks {
 };
 
 pub(super) const POD_TEMPLATE: Hooks = Hooks {
+    create_on_update: true,
     default: |o| {
         if let Some(spec) = o.0.get_mut("template").and_then(|t| t.get_mut("spec")) {
             pod_spec::defaults::pod_spec(spec);
@@ -81,6 +82,7 @@ fn validate_controller(o: &Object, e: &mut Errors) {
 }
 
 pub(super) const ENDPOINTS: Hooks = Hooks {
+    create_on_update: true,
     default: |o| {
         for subset in items_mut(o.0.get_mut("subsets")) {
             for port in items_mut(subset.get_mut("ports")) {
@@ -114,6 +116,7 @@ pub(super) const ENDPOINTS: Hooks = Hooks {
 };
 
 pub(super) const LIMIT_RANGE: Hooks = Hooks {
+    create_on_update: true,
     validate: |o, e| {
         let limits = At::top(o, "spec").field("limits");
         limits.unique(e, "type");
@@ -160,6 +163,7 @@ fn inherit(limit: &mut Value, field: &str, from: Option<Value>) {
 }
 
 pub(super) const QUOTA: Hooks = Hooks {
+    create_on_update: true,
     validate: |o, e| {
         for (name, amount) in At::top(o, "spec").field("hard").entries() {
             for detail in names::qualified_name(name) {

@@ -198,6 +198,10 @@ impl Strategy for ServiceStrategy {
         families(new);
     }
 
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let mut e = Errors::new();
         rules::validate(object, &mut e);

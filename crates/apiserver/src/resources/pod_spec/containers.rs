@@ -13,7 +13,7 @@ use crate::resources::{names, quantity};
 /// Checks all containers of a pod spec.
 pub(crate) fn validate_all(spec: &At<'_>, volumes: &Volumes, e: &mut Errors) {
     let containers = spec.field("containers");
-    if containers.len() == 0 {
+    if containers.is_empty() {
         e.push(FieldError::required(&containers.path, ""));
     }
     let mut seen = HashSet::new();

@@ -88,9 +88,7 @@ fn probe(probe: &mut Value) {
         http_get(get);
     }
     if let Some(grpc) = object_mut(probe, "grpc") {
-        if grpc.get("service").is_none_or(Value::is_null) {
-            grpc["service"] = "".into();
-        }
+        fill(grpc, "service", "");
     }
 }
 

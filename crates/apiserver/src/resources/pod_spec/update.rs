@@ -111,5 +111,5 @@ fn gates(new: &At<'_>, old: &At<'_>, e: &mut Errors) -> bool {
             after.forbidden(e, &detail);
         }
     }
-    before.len() > 0
+    !before.is_empty()
 }

@@ -61,7 +61,7 @@ fn dns(spec: &At<'_>, e: &mut Errors) {
     let servers = config.field("nameservers");
     if spec.field("dnsPolicy").str() == "None" {
         let path = format!("{}.nameservers", config.path);
-        if servers.len() == 0 {
+        if servers.is_empty() {
             let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
             e.push(FieldError::required(path, detail));
         }

@@ -13,7 +13,7 @@ pub(super) fn validate(o: &Object, e: &mut Errors) {
     let spec = At::top(o, "spec");
     spec.field("type").required_one_of(e, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
     let headless = spec.field("clusterIP").str() == HEADLESS;
-    if spec.field("ports").len() == 0 && !headless && type_of(o) != "ExternalName" {
+    if spec.field("ports").is_empty() && !headless && type_of(o) != "ExternalName" {
         e.push(FieldError::required("spec.ports", ""));
     }
     match type_of(o) {
