@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::ipam::{Ipam, IpamError};
-use crate::netlink::route::{Conf, Mac, Via};
+use crate::netlink::route::{Conf, Link, Mac, Via};
 use crate::netlink::{NetlinkError, Socket, tolerate};
 use crate::{nft, sysctl};
 
@@ -172,9 +172,8 @@ impl PodNet {
         let cidr = format!("{}/{}\n", config.pod_cidr.0, config.pod_cidr.1);
         let file = cidr_file(state_dir);
         std::fs::write(&file, cidr).map_err(|source| PodNetError::State { path: file, source })?;
-        sysctl::set(&sysctl_dir(state_dir), "net/ipv4/ip_forward", "1")
-            .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;
-        let gateway_index = make_gateway(&config)?;
+        let forwarding = turn_forwarding_on(&config)?;
+        let gateway_index = make_gateway(&config, &forwarding)?;
         let leases = Mutex::new(Leases { ipam, closing: HashSet::new() });
         let inner = Arc::new(Inner { config, gateway_index, leases, removed: Condvar::new() });
         let (removals, queue) = mpsc::channel::<String>();
@@ -324,11 +323,30 @@ impl Inner {
     }
 }
 
-fn make_gateway(config: &PodNetConfig) -> Result<u32, PodNetError> {
+/// Begins the note on a gateway interface that tells what forwarding was before Podium; what follows is the value.
+/// By it the last of several instances on a machine knows what to put back.
+const FORWARDING_NOTE: &str = "podium: ip_forward was ";
+
+/// True for the gateway interface of any instance.
+fn is_gateway(link: &Link) -> bool {
+    link.name.starts_with('p') && link.name.ends_with("-gw") && link.alias.starts_with(FORWARDING_NOTE)
+}
+
+/// Returns the value before Podium.
+fn turn_forwarding_on(config: &PodNetConfig) -> Result<String, PodNetError> {
+    let links = Socket::route().and_then(|s| s.links()).step("list links")?;
+    let note = links.iter().find(|l| is_gateway(l)).map(|l| l.alias.as_str());
+    let inherited = note.and_then(|n| n.strip_prefix(FORWARDING_NOTE)).map(str::to_owned);
+    sysctl::set(&sysctl_dir(&config.state_dir), "net/ipv4/ip_forward", "1", inherited)
+        .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })
+}
+
+fn make_gateway(config: &PodNetConfig, forwarding: &str) -> Result<u32, PodNetError> {
     let socket = Socket::route().step("open a netlink socket")?;
     socket.set_up("lo", &[]).step("bring lo up")?;
     let name = gateway_link(&config.instance);
     socket.ensure_bridge(&name).step("make the gateway interface")?;
+    socket.set_alias(&name, &format!("{FORWARDING_NOTE}{forwarding}")).step("note the forwarding setting")?;
     socket.set_up(&name, &[(Conf::Forwarding, 1)]).step("bring the gateway interface up")?;
     let index = socket.link_index(&name).step("find the gateway interface")?.ok_or(PodNetError::Worker)?;
     socket.add_address(index, config.gateway()).step("give the gateway its address")?;
@@ -402,14 +420,17 @@ fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
     tolerate(nft::delete_table(&table_name(instance)), &[Errno::NOENT]).step("delete the nftables table")?;
     let socket = Socket::route().step("open a netlink socket")?;
     let prefix = link_prefix(instance);
-    let links = socket.links().step("list links")?.into_iter().map(|l| l.name);
-    let ours: Vec<String> = links.filter(|name| name.starts_with(&prefix)).collect();
+    let links = socket.links().step("list links")?;
+    let (ours, others): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|l| l.name.starts_with(&prefix));
+    let ours: Vec<String> = ours.into_iter().map(|l| l.name).collect();
     socket.delete_links(&ours, link_group(instance)).step("delete the links")?;
     let recorded = std::fs::read_to_string(cidr_file(state_dir)).ok();
     if let Some(cidr) = recorded.as_deref().map(str::trim).and_then(parse_cidr) {
         socket.delete_route(network_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;
     }
-    sysctl::restore(&sysctl_dir(state_dir))
+    // Another instance on this machine still forwards packets.
+    let shared = others.iter().any(is_gateway);
+    sysctl::restore(&sysctl_dir(state_dir), shared)
         .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;
     match std::fs::remove_dir_all(state_dir) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -16,6 +16,7 @@ use world::{Pod, ask, ask_udp, at, in_new_node, root, serve_here};
 
 const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
 const CLUSTER_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -62,11 +63,11 @@ impl Node {
             outside.serve(8080);
             (net, pods, outside)
         });
-        let table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        let table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR, Some(SERVICE_CIDR));
         let mut node = Self { dir, net, pods, outside, table };
         node.table.apply().unwrap();
         // What the proxy does for cluster IPs: a route, so that a node without a default route can reach them.
-        net::proxy::route_services("test", POD_CIDR, (Ipv4Addr::new(10, 96, 0, 0), 16)).unwrap();
+        net::proxy::route_services("test", POD_CIDR, SERVICE_CIDR).unwrap();
         node
     }
 
@@ -206,6 +207,11 @@ fn a_service_without_endpoints_refuses() {
         }
         assert_eq!(node.pods[0].0.run(|| ask_udp(at(VIP, 80), 0)), Err(ErrorKind::ConnectionRefused));
         assert!(start.elapsed().as_millis() < 1500, "refusals must come at once: {:?}", start.elapsed());
+        // neither does another port or an address without a service
+        for nobody in [at(VIP, 81), at([10, 96, 7, 7], 80)] {
+            assert_eq!(node.pods[0].0.run(move || ask(nobody)), Err(ErrorKind::ConnectionRefused));
+            assert_eq!(ask(nobody), Err(ErrorKind::ConnectionRefused));
+        }
         node.service("empty", &[(Some(VIP), 80)], &[2], None);
         assert_eq!(ask(at(VIP, 80)).unwrap().0, "c");
     });
@@ -300,7 +306,7 @@ fn endpoints_come_and_go_without_a_gap() {
         node.service("web", &web, &[1], None);
         assert_eq!(ask_udp(at(VIP, 80), 5000).unwrap().0, "b");
         // A fresh table over the old one (a restarted agent) serves the same.
-        let mut again = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        let mut again = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR, Some(SERVICE_CIDR));
         for (frontend, backend) in node.table.desired().frontends {
             again.set_service(&ObjectKey::new("ns", "web"), vec![(frontend, backend)]);
         }
@@ -408,8 +414,9 @@ fn down_leaves_nothing() {
         assert_eq!(read("/proc/sys/net/ipv4/ip_forward").trim(), "1");
         let (net_dir, out_dir) = (node.dir.path().join("net"), node.dir.path().join("outside"));
         block_on(async {
-            net::down(&out_dir, "out").await.unwrap();
             net::down(&net_dir, "test").await.unwrap();
+            assert_eq!(read("/proc/sys/net/ipv4/ip_forward").trim(), "1", "the other instance needs it");
+            net::down(&out_dir, "out").await.unwrap();
             // once more is fine
             net::down(&net_dir, "test").await.unwrap();
         });
@@ -441,7 +448,7 @@ fn ten_thousand_services_load_at_once_and_change_quickly() {
             let targets = vec![target(first), target(200)];
             vec![(frontend, Backend::Targets { targets, affinity_seconds: None })]
         };
-        let mut table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR);
+        let mut table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR, Some(SERVICE_CIDR));
         for i in 0..10_000 {
             table.set_service(&key(i), rules(i, 1));
         }

@@ -24,6 +24,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -48,6 +49,8 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
+    /// free text of its owner
+    pub(crate) alias: String,
 }
 
 /// Where a route leads.
@@ -82,10 +85,13 @@ impl Socket {
                     return;
                 }
                 let Some(index) = body.get(4..8).and_then(|b| b.try_into().ok()) else { return };
-                let name = attributes(body.get(16..).unwrap_or_default())
-                    .find(|(t, _)| *t == IFLA_IFNAME)
-                    .map(|(_, v)| String::from_utf8_lossy(v.strip_suffix(b"\0").unwrap_or(v)).into_owned());
-                out.push(Link { index: u32::from_ne_bytes(index), name: name.unwrap_or_default() });
+                let text = |wanted| {
+                    let found = attributes(body.get(16..).unwrap_or_default()).find(|(t, _)| *t == wanted);
+                    let bytes = found.map(|(_, v)| v.strip_suffix(b"\0").unwrap_or(v)).unwrap_or_default();
+                    String::from_utf8_lossy(bytes).into_owned()
+                };
+                let (name, alias) = (text(IFLA_IFNAME), text(IFLA_IFALIAS));
+                out.push(Link { index: u32::from_ne_bytes(index), name, alias });
             },
         )?;
         Ok(out)
@@ -145,6 +151,14 @@ impl Socket {
                     });
                 });
             }
+        })
+    }
+
+    /// Writes a note that stays with the link.
+    pub(crate) fn set_alias(&self, name: &str, alias: &str) -> Result<(), NetlinkError> {
+        self.request(NEWLINK, 0, &if_header(0, false), |m| {
+            m.text(IFLA_IFNAME, name);
+            m.raw(IFLA_IFALIAS, alias.as_bytes());
         })
     }
 

@@ -193,6 +193,8 @@ pub(crate) struct Addresses {
     /// all pods of the cluster, reached without masquerading
     pub(crate) cluster_cidr: (Ipv4Addr, u8),
     pub(crate) gateway: Ipv4Addr,
+    /// cluster IPs: nothing answers there but services
+    pub(crate) service_cidr: Option<(Ipv4Addr, u8)>,
 }
 
 /// The sets and the chains that no picking chain leads to; comes before picks and elements.
@@ -242,6 +244,15 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
         );
         batch.chain(nat, hook("nat", point, DNAT));
         batch.rule(nat, &[Expr::Do(Verdict::Jump("dispatch".into()))]);
+    }
+    if let Some(services) = at.service_cidr {
+        const FILTER: i32 = 0;
+        // What is still on its way to a cluster IP after the rewriting has no service.
+        for (chain, point) in [("strays-forward", HookPoint::Forward), ("strays-output", HookPoint::Output)] {
+            batch.chain(chain, hook("filter", point, FILTER));
+            let to_nobody = [&[Expr::Destination(R(4))][..], &in_range(4, services, true)].concat();
+            batch.rule(chain, &[&to_nobody[..], &[Expr::Do(Verdict::Goto("refuse".into()))]].concat());
+        }
     }
     batch.chain("nat-postrouting", hook("nat", HookPoint::Postrouting, SNAT));
     postrouting(batch, at);

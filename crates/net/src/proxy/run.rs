@@ -26,8 +26,14 @@ pub struct ProxyConfig {
     /// All pods of the cluster; traffic to them keeps its source. With one node the same as `pod_cidr`.
     pub cluster_cidr: (Ipv4Addr, u8),
     /// Cluster IPs; routed to the gateway interface so that the node's own processes reach them without a
-    /// default route. `None` leaves routes alone.
+    /// default route, and refused where no service has them. `None` leaves both alone.
     pub service_cidr: Option<(Ipv4Addr, u8)>,
+}
+
+impl ProxyConfig {
+    fn table(&self) -> Table {
+        Table::new(&table_name(&self.instance), self.pod_cidr, self.cluster_cidr, self.service_cidr)
+    }
 }
 
 /// Runs until `stop` turns true. The rules stay in the kernel, so that services work while the agent restarts;
@@ -40,7 +46,7 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
         slices: slices.subscribe(),
         view: View::default(),
         touched: BTreeSet::new(),
-        table: Some(Table::new(&table_name(&config.instance), config.pod_cidr, config.cluster_cidr)),
+        table: Some(config.table()),
         unrouted: config.service_cidr,
         config,
     };
@@ -127,7 +133,7 @@ impl Proxy {
         let mut table = self.table.take().unwrap_or_else(|| {
             // Only a panic in the blocking thread loses the table; start again with everything.
             self.touched.extend(self.view.services().map(|(key, _)| key.clone()));
-            Table::new(&table_name(&self.config.instance), self.config.pod_cidr, self.config.cluster_cidr)
+            self.config.table()
         });
         for key in std::mem::take(&mut self.touched) {
             let rules = rules_of(&self.view, &key, &self.config.node_name);

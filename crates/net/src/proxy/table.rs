@@ -55,9 +55,16 @@ struct Delta {
 }
 
 impl Table {
-    /// A table that is not in the kernel yet. `cluster_cidr` holds the pods of all nodes.
-    pub fn new(name: &str, pod_cidr: (Ipv4Addr, u8), cluster_cidr: (Ipv4Addr, u8)) -> Self {
-        let addresses = Addresses { pod_cidr, cluster_cidr, gateway: crate::gateway_of(pod_cidr) };
+    /// A table that is not in the kernel yet. `cluster_cidr` holds the pods of all nodes; addresses of
+    /// `service_cidr` that no service has are refused.
+    pub fn new(
+        name: &str,
+        pod_cidr: (Ipv4Addr, u8),
+        cluster_cidr: (Ipv4Addr, u8),
+        service_cidr: Option<(Ipv4Addr, u8)>,
+    ) -> Self {
+        let gateway = crate::gateway_of(pod_cidr);
+        let addresses = Addresses { pod_cidr, cluster_cidr, gateway, service_cidr };
         Self {
             name: name.to_owned(),
             addresses,

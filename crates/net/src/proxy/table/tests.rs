@@ -11,7 +11,7 @@ fn targets_at(numbers: &[u8]) -> Backend {
 }
 
 fn table() -> Table {
-    Table::new("podium-test", (Ipv4Addr::new(10, 244, 0, 0), 24), (Ipv4Addr::new(10, 244, 0, 0), 16))
+    Table::new("podium-test", (Ipv4Addr::new(10, 244, 0, 0), 24), (Ipv4Addr::new(10, 244, 0, 0), 16), None)
 }
 
 /// What `apply` would send, with the bookkeeping done.
