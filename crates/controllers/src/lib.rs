@@ -1,1 +1,66 @@
-//! placeholder
+//! The controllers, one module each. A module decides (`plan`); the runner of `client` acts.
+//!
+//! ```text
+//!   Deployment ──▶ ReplicaSet ──▶ Pod ──▶ EndpointSlice ◀── Service
+//!   Namespace: empties what is terminating      garbage collector: follows owner references
+//!   default ServiceAccount and root CA in every namespace
+//! ```
+//!
+//! Invariants:
+//! - `plan` is a function of key, view and time; on a converged view it is empty.
+//! - What ranges over all kinds ranges over discovery, never over a list of kinds.
+//! - An object is controlled by one owner; an orphan is adopted only after a live read of the adopter.
+
+pub mod claim;
+pub mod deployment;
+pub mod discovery;
+pub mod endpointslice;
+pub mod garbage_collector;
+pub mod namespace;
+pub mod pod;
+pub mod replicaset;
+pub mod root_ca;
+pub mod service_account;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, Controller};
+use tokio::sync::watch;
+
+/// What the controllers must know about the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ControllersConfig {
+    /// Certificates that clients in pods trust, PEM.
+    pub root_ca_pem: String,
+}
+
+/// Runs all controllers until `stop` turns true.
+pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Receiver<bool>) {
+    let resources = tokio::select! {
+        resources = discover(&client) => Arc::new(resources),
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let controllers: Vec<Arc<dyn Controller>> = vec![
+        Arc::new(deployment::DeploymentController),
+        Arc::new(replicaset::ReplicaSetController),
+        Arc::new(endpointslice::EndpointSliceController),
+        Arc::new(namespace::NamespaceController { resources: resources.clone() }),
+        Arc::new(service_account::ServiceAccountController),
+        Arc::new(root_ca::RootCaController { pem: config.root_ca_pem }),
+        Arc::new(garbage_collector::GarbageCollector { resources }),
+    ];
+    client::runner::run(client, controllers, stop).await;
+}
+
+/// Reads discovery, as often as it takes.
+async fn discover(client: &Client) -> Vec<discovery::ApiResource> {
+    let mut backoff = client::clock::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        match discovery::read(client).await {
+            Ok(resources) => return resources,
+            Err(status) => tracing::warn!(%status, "cannot read discovery"),
+        }
+        client.clock().sleep(backoff.next(client.clock().as_ref())).await;
+    }
+}

@@ -1,0 +1,102 @@
+//! Which resources the API serves.
+
+use api::{GroupVersionResource, Status};
+use client::Client;
+use serde::Deserialize;
+
+/// One resource in the preferred version of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiResource {
+    pub gvr: GroupVersionResource,
+    pub kind: String,
+    pub namespaced: bool,
+    pub verbs: Vec<String>,
+    /// Versions of the group, any of which an owner reference may name.
+    pub versions: Vec<String>,
+}
+
+impl ApiResource {
+    pub fn can(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+
+    /// Whether an owner reference with this `apiVersion` and `kind` means this resource.
+    pub fn is(&self, api_version: &str, kind: &str) -> bool {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.kind == kind && self.gvr.group == group && self.versions.iter().any(|v| v == version)
+    }
+}
+
+#[derive(Deserialize)]
+struct GroupList {
+    #[serde(default)]
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    name: String,
+    versions: Vec<GroupVersion>,
+    preferred_version: Option<GroupVersion>,
+}
+
+#[derive(Deserialize)]
+struct GroupVersion {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct ResourceList {
+    #[serde(default)]
+    resources: Vec<ResourceEntry>,
+}
+
+#[derive(Deserialize)]
+struct ResourceEntry {
+    name: String,
+    kind: String,
+    namespaced: bool,
+    #[serde(default)]
+    verbs: Vec<String>,
+}
+
+/// Reads `/api/v1` and every group. A group that cannot be read fails the whole: what is not known is not deleted.
+///
+/// # Errors
+/// The first failed read.
+pub async fn read(client: &Client) -> Result<Vec<ApiResource>, Status> {
+    let mut found = resources_of(client, "/api/v1", "", "v1", vec!["v1".into()]).await?;
+    let groups: GroupList = decode(client.get_path("/apis").await?)?;
+    for group in groups.groups {
+        let versions: Vec<String> = group.versions.into_iter().map(|v| v.version).collect();
+        let preferred = group.preferred_version.map(|v| v.version).or_else(|| versions.first().cloned());
+        let Some(version) = preferred else { continue };
+        let path = format!("/apis/{}/{version}", group.name);
+        found.extend(resources_of(client, &path, &group.name, &version, versions).await?);
+    }
+    Ok(found)
+}
+
+async fn resources_of(
+    client: &Client,
+    path: &str,
+    group: &str,
+    version: &str,
+    versions: Vec<String>,
+) -> Result<Vec<ApiResource>, Status> {
+    let list: ResourceList = decode(client.get_path(path).await?)?;
+    let entries = list.resources.into_iter().filter(|entry| !entry.name.contains('/'));
+    let resources = entries.map(|entry| ApiResource {
+        gvr: GroupVersionResource::new(group, version, &entry.name),
+        kind: entry.kind,
+        namespaced: entry.namespaced,
+        verbs: entry.verbs,
+        versions: versions.clone(),
+    });
+    Ok(resources.collect())
+}
+
+fn decode<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T, Status> {
+    serde_json::from_value(value).map_err(|error| Status::internal(format!("cannot read discovery: {error}")))
+}
