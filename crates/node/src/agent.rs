@@ -85,10 +85,7 @@ impl NodeAgent {
         let mut swept = false;
         loop {
             tokio::select! {
-                stopped = stop.wait_for(|s| *s) => {
-                    drop(stopped);
-                    break;
-                }
+                () = stopped(&mut stop) => break,
                 Some(change) = changes.recv() => {
                     let (old, new) = (change.old.as_ref(), change.new);
                     if let Some(old) = old.filter(|o| new.as_ref().is_none_or(|n| n.uid != o.uid))
@@ -285,6 +282,11 @@ fn stream_error(error: &RuntimeError) -> Status {
 /// A worker that has just ended misses nothing: its end is handled next.
 fn tell(worker: &Worker, wake: Wake) {
     drop(worker.wake.send(wake));
+}
+
+/// Completes when `stop` turns true, or when nobody can turn it any more.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stopped| *stopped).await);
 }
 
 /// Reports the end of a worker, also after a panic.

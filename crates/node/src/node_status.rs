@@ -235,10 +235,7 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) {
         let wait = if registered { RENEW } else { Duration::from_secs(1) };
         tokio::select! {
             () = shared.clock.sleep(wait) => {}
-            stopped = stop.wait_for(|s| *s) => {
-                drop(stopped);
-                return;
-            }
+            () = crate::agent::stopped(&mut stop) => return,
         }
     }
 }

@@ -202,8 +202,8 @@ fn remaining_grace(pod: &core::Pod, observed: &Observed, now: Timestamp) -> Dura
     match &pod.metadata.deletion_timestamp {
         // A forced deletion has no grace left.
         Some(_) if pod.metadata.deletion_grace_period_seconds == Some(0) => Duration::ZERO,
-        // deletionTimestamp is the moment of the request plus the grace period, to the second.
-        Some(deadline) => whole.min(elapsed(now, deadline.0).max(Duration::from_secs(1))),
+        // deletionTimestamp is the moment of the request plus the grace period, rounded down to a second.
+        Some(deadline) => whole.min(elapsed(now, deadline.0) + Duration::from_secs(1)),
         None if observed.gone_from_api => whole.min(Duration::from_secs(30)),
         None => whole,
     }

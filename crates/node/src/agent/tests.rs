@@ -1,1 +1,300 @@
-//! Tests.
+//! The agent as a whole, over an API, a runtime and a network in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::stream::{ExecOptions, LogOptions};
+use client::{Client, SystemClock};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::NodeAgent;
+use crate::config::NodeConfig;
+use crate::fake::{FakeNetwork, FakeRuntime};
+use crate::ports::ContainerState;
+
+mod fake_api;
+use fake_api::{Door, FakeApi};
+
+struct World {
+    api: Arc<FakeApi>,
+    runtime: Arc<FakeRuntime>,
+    network: Arc<FakeNetwork>,
+    agent: Arc<NodeAgent>,
+    dir: tempfile::TempDir,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+fn config(dir: &tempfile::TempDir) -> NodeConfig {
+    NodeConfig::new("n1", dir.path().join("pods"), dir.path().join("logs"), "192.0.2.1".parse().unwrap())
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = FakeRuntime::new(Arc::new(SystemClock::default()));
+        runtime.add_image("web:1");
+        Self::with(Arc::new(FakeApi::default()), runtime, Arc::default(), tempfile::tempdir().unwrap())
+    }
+
+    fn with(
+        api: Arc<FakeApi>,
+        runtime: Arc<FakeRuntime>,
+        network: Arc<FakeNetwork>,
+        dir: tempfile::TempDir,
+    ) -> Self {
+        let client = Client::new(Arc::new(Door(api.clone())), "test");
+        let agent = NodeAgent::new(config(&dir), client, runtime.clone(), network.clone());
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(agent.clone().run(stopped));
+        Self { api, runtime, network, agent, dir, stop, task }
+    }
+
+    /// Stops the agent, does something meanwhile, and starts another on what is left.
+    async fn restart(self, meanwhile: impl FnOnce(&FakeApi)) -> Self {
+        self.stop.send(true).unwrap();
+        self.task.await.unwrap();
+        meanwhile(&self.api);
+        Self::with(self.api, self.runtime, self.network, self.dir)
+    }
+
+    async fn running(&self, name: &str) -> Value {
+        self.api.until("running", |api| status(api, name)["phase"] == "Running").await;
+        self.api.get("pods", "default", name).unwrap()
+    }
+}
+
+fn status(api: &FakeApi, name: &str) -> Value {
+    api.get("pods", "default", name).map(|pod| pod["status"].clone()).unwrap_or_default()
+}
+
+fn pod(name: &str, container: Value) -> Value {
+    let mut main = json!({"name": "main", "image": "web:1", "imagePullPolicy": "IfNotPresent"});
+    for (field, value) in container.as_object().unwrap() {
+        main[field] = value.clone();
+    }
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1},
+        "spec": {"nodeName": "n1", "containers": [main], "terminationGracePeriodSeconds": 5},
+        "status": {"phase": "Pending", "conditions": [{"type": "Foreign", "status": "True"}]},
+    })
+}
+
+#[tokio::test]
+async fn a_pod_runs_and_is_deleted() {
+    let world = World::new();
+    world.api.put("pods", pod("a", json!({})));
+    let running = world.running("a").await;
+    let status = &running["status"];
+    assert_eq!(status["podIP"], "10.0.0.1");
+    assert_eq!(status["hostIP"], "192.0.2.1");
+    assert_eq!(status["containerStatuses"][0]["ready"], true);
+    assert_eq!(status["observedGeneration"], 1);
+    let conditions = status["conditions"].as_array().unwrap();
+    let of = |name: &str| conditions.iter().find(|c| c["type"] == name).unwrap()["status"].clone();
+    for name in ["Foreign", "Ready", "Initialized", "ContainersReady", "PodReadyToStartContainers"] {
+        assert_eq!(of(name), "True", "{name}");
+    }
+    let writes = world.api.calls().into_iter().filter(|c| c == "patch pods status").count();
+    assert_eq!(writes, 1, "the way to Running has one status write");
+    assert!(world.dir.path().join("pods/uid-a/hosts").exists());
+
+    world.api.delete_pod("default", "a", None);
+    world.api.until("deleted", |api| api.get("pods", "default", "a").is_none()).await;
+    while !world.runtime.sandboxes().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let calls =
+        ["sandbox a", "create main", "start main", "stop main 5s", "stop-sandbox a", "remove-sandbox a"];
+    assert_eq!(world.runtime.calls(), calls);
+    assert!(!world.dir.path().join("pods/uid-a").exists());
+}
+
+#[tokio::test]
+async fn a_conflict_is_resolved_and_foreign_conditions_stay() {
+    let world = World::new();
+    world.api.refuse_patches(2);
+    world.api.put("pods", pod("a", json!({})));
+    let running = world.running("a").await;
+    let conditions = running["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "Foreign"));
+}
+
+#[tokio::test]
+async fn a_crash_restarts_the_container_and_then_backs_off() {
+    let world = World::new();
+    world.api.put("pods", pod("a", json!({})));
+    world.running("a").await;
+    for attempt in [0, 1] {
+        let list = world.runtime.containers();
+        let id = list.iter().find(|c| c.attempt == attempt).unwrap().id.clone();
+        world.runtime.exit(&id, 3);
+        world
+            .api
+            .until("restarted or waiting", |api| {
+                let container = &status(api, "a")["containerStatuses"][0];
+                let again = container["restartCount"] == attempt + 1;
+                again || container["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+            })
+            .await;
+    }
+    let container = status(&world.api, "a")["containerStatuses"][0].clone();
+    assert_eq!(container["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    assert_eq!(container["restartCount"], 1);
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(status(&world.api, "a")["phase"], "Running");
+}
+
+#[tokio::test]
+async fn a_new_agent_adopts_what_runs_and_removes_orphans() {
+    let world = World::new();
+    world.api.put("pods", pod("a", json!({})));
+    world.api.put("pods", pod("b", json!({})));
+    world.running("a").await;
+    world.running("b").await;
+    let before = world.runtime.containers().into_iter().find(|c| c.pod_uid == "uid-a").unwrap();
+    let world = world.restart(|api| api.delete_pod("default", "b", Some(0))).await;
+    while world.runtime.sandboxes().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let after = world.runtime.containers();
+    assert_eq!(after, [before]);
+    assert_eq!(status(&world.api, "a")["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[tokio::test]
+async fn a_missing_config_map_blocks_until_it_is_there() {
+    let world = World::new();
+    let env = json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]});
+    world.api.put("pods", pod("a", env));
+    let reason =
+        |api: &FakeApi| status(api, "a")["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    world.api.until("blocked", |api| reason(api) == "CreateContainerConfigError").await;
+    world.api.put(
+        "configmaps",
+        json!({"metadata": {"name": "cm", "namespace": "default", "uid": "u"}, "data": {"k": "v"}}),
+    );
+    world.running("a").await;
+    let id = &world.runtime.containers()[0].id;
+    assert!(world.runtime.config(id).unwrap().env.contains(&("A".into(), "v".into())));
+}
+
+#[tokio::test]
+async fn images_are_pulled_or_reported() {
+    let world = World::new();
+    world.runtime.add_remote_image("far:1");
+    world.api.put("pods", pod("a", json!({"image": "far:1"})));
+    world.api.put("pods", pod("b", json!({"image": "nowhere:1"})));
+    world.api.put("pods", pod("c", json!({"image": "far:2", "imagePullPolicy": "Never"})));
+    world.running("a").await;
+    let reason = |api: &FakeApi, name: &str| {
+        status(api, name)["containerStatuses"][0]["state"]["waiting"]["reason"].clone()
+    };
+    world.api.until("reported", |api| reason(api, "b") == "ErrImagePull").await;
+    world.api.until("refused", |api| reason(api, "c") == "ErrImageNeverPull").await;
+    world.api.until("backing off", |api| reason(api, "b") == "ImagePullBackOff").await;
+    let refused = world.agent.logs("default", "c", LogOptions::default()).await.err().unwrap();
+    assert_eq!(refused.message, "container \"main\" in pod \"c\" is waiting to start: ErrImageNeverPull");
+    assert_eq!(refused.code, 400);
+}
+
+#[tokio::test]
+async fn probes_decide_readiness_and_restart() {
+    let world = World::new();
+    world.runtime.set_exec_code("main", 1);
+    let probe = json!({"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 1});
+    world.api.put("pods", pod("a", json!({"readinessProbe": probe})));
+    world.api.put("pods", pod("b", json!({"livenessProbe": probe})));
+    let running = world.running("a").await;
+    assert_eq!(running["status"]["containerStatuses"][0]["ready"], false);
+    world.runtime.set_exec_code("main", 0);
+    world.api.until("ready", |api| status(api, "a")["containerStatuses"][0]["ready"] == true).await;
+    world.api.until("restarted", |api| status(api, "b")["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!(status(&world.api, "a")["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[tokio::test]
+async fn init_containers_go_first_and_finished_pods_are_wound_down() {
+    let world = World::new();
+    let mut object = pod("a", json!({}));
+    object["spec"]["restartPolicy"] = "Never".into();
+    object["spec"]["initContainers"] =
+        json!([{"name": "init", "image": "web:1", "imagePullPolicy": "IfNotPresent"}]);
+    world.api.put("pods", object);
+    let init_runs =
+        |api: &FakeApi| !status(api, "a")["initContainerStatuses"][0]["state"]["running"].is_null();
+    world.api.until("init runs", init_runs).await;
+    assert_eq!(world.runtime.containers().len(), 1);
+    assert_eq!(
+        status(&world.api, "a")["containerStatuses"][0]["state"]["waiting"]["reason"],
+        "PodInitializing"
+    );
+    world.runtime.exit(&world.runtime.containers()[0].id, 0);
+    world.running("a").await;
+    let main = world.runtime.containers().into_iter().find(|c| c.name == "main").unwrap();
+    world.runtime.exit(&main.id, 0);
+    world.api.until("succeeded", |api| status(api, "a")["phase"] == "Succeeded").await;
+    while world.runtime.sandboxes()[0].ready {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&world.api, "a")["podIP"], "10.0.0.1");
+    assert_eq!(world.runtime.containers().len(), 2, "finished containers stay for their logs");
+}
+
+#[tokio::test]
+async fn a_forced_deletion_kills_too() {
+    let world = World::new();
+    world.runtime.ignore_sigterm();
+    world.api.put("pods", pod("a", json!({})));
+    world.running("a").await;
+    world.api.delete_pod("default", "a", Some(600));
+    world
+        .api
+        .until("terminating", |api| !api.list("pods")[0]["metadata"]["deletionTimestamp"].is_null())
+        .await;
+    world.api.delete_pod("default", "a", Some(1));
+    let began = std::time::Instant::now();
+    world.api.until("deleted", |api| api.list("pods").is_empty()).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(world.runtime.containers().iter().all(|c| c.exit_code == 137));
+}
+
+#[tokio::test]
+async fn logs_follow_until_the_container_ends() {
+    let world = World::new();
+    world.api.put("pods", pod("a", json!({})));
+    world.running("a").await;
+    let container = world.runtime.containers()[0].clone();
+    std::fs::create_dir_all(container.log_path.parent().unwrap()).unwrap();
+    std::fs::write(&container.log_path, "2026-01-01T00:00:00.5Z stdout F one\n").unwrap();
+    let options = LogOptions { follow: true, ..LogOptions::default() };
+    let mut stream = world.agent.logs("default", "a", options).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "one\n");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&container.log_path).unwrap();
+    std::io::Write::write_all(&mut file, b"2026-01-01T00:00:01Z stderr F two\n").unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "two\n");
+    assert_eq!(container.state, ContainerState::Running);
+    world.runtime.exit(&container.id, 0);
+    assert!(stream.next().await.is_none());
+    let unknown = LogOptions { container: "x".into(), ..LogOptions::default() };
+    let error = world.agent.logs("default", "a", unknown).await.err().unwrap();
+    assert_eq!(error.message, "container x is not valid for pod a");
+    let error = world.agent.exec("default", "none", ExecOptions::default()).await.err().unwrap();
+    assert_eq!(error.message, "pods \"none\" not found");
+}
+
+#[tokio::test]
+async fn the_node_registers_and_renews_its_lease() {
+    let world = World::new();
+    world.api.until("lease", |api| api.get("leases", "kube-node-lease", "n1").is_some()).await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
+    let ready =
+        node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!(ready["status"], "True");
+    assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.37.0");
+    let lease = world.api.get("leases", "kube-node-lease", "n1").unwrap();
+    assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
+}
