@@ -108,3 +108,27 @@ impl fmt::Display for ObjectKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_names() {
+        let pods = GroupVersionResource::new("", "v1", "pods");
+        let deployments = GroupVersionResource::new("apps", "v1", "deployments");
+        assert_eq!(pods.path(Some("n"), Some("a"), Some("log")), "/api/v1/namespaces/n/pods/a/log");
+        assert_eq!(deployments.path(None, None, None), "/apis/apps/v1/deployments");
+        assert_eq!(pods.path(Some(""), Some("a"), None), "/api/v1/pods/a");
+        assert_eq!(
+            (pods.group_resource().as_str(), deployments.group_resource().as_str()),
+            ("pods", "deployments.apps")
+        );
+        assert_eq!(deployments.to_string(), "apps/v1/deployments");
+        for api_version in ["v1", "apps/v1"] {
+            assert_eq!(GroupVersionKind::from_api_version(api_version, "X").api_version(), api_version);
+        }
+        assert_eq!(ObjectKey::new("n", "a").to_string(), "n/a");
+        assert_eq!(ObjectKey::new("", "a").to_string(), "a");
+    }
+}

@@ -106,3 +106,27 @@ impl Object {
         self.get(&["metadata", "deletionTimestamp"]).is_some_and(|v| !v.is_null())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reading_and_writing_by_path() {
+        let mut object =
+            Object::from_value(json!({"metadata": {"name": "a", "namespace": "n"}, "spec": 1})).unwrap();
+        assert_eq!(object.key(), ObjectKey::new("n", "a"));
+        assert_eq!(object.str(&["spec"]), "");
+        object.set(&["spec", "a", "b"], 2);
+        object.set_default(&["spec", "a", "b"], 3);
+        object.set_default(&["spec", "a", "c"], 4);
+        assert_eq!(object.0["spec"], json!({"a": {"b": 2, "c": 4}}));
+        assert_eq!(object.remove(&["spec", "a", "b"]), Some(json!(2)));
+        assert_eq!(object.remove(&["spec", "x", "b"]), None);
+        assert!(!object.is_deleting());
+        object.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+        assert!(object.is_deleting());
+        assert!(Object::from_value(json!([])).is_none());
+    }
+}

@@ -281,3 +281,33 @@ impl ApiResponse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_are_read_back() {
+        let kinds = [
+            ContentType::Json,
+            ContentType::Yaml,
+            ContentType::Protobuf,
+            ContentType::Patch(PatchType::Json),
+            ContentType::Patch(PatchType::Merge),
+            ContentType::Patch(PatchType::Strategic),
+            ContentType::Patch(PatchType::Apply),
+        ];
+        for kind in kinds {
+            assert_eq!(ContentType::parse(&format!("{}; charset=utf-8", kind.media_type())), Some(kind));
+        }
+        assert_eq!(ContentType::parse(""), Some(ContentType::Json));
+        assert_eq!(ContentType::parse("text/html"), None);
+    }
+
+    #[test]
+    fn bodies_in_pieces_are_joined() {
+        let body = ResponseBody::Bytes(vec![Bytes::from("a"), Bytes::from("b")]);
+        let response = ApiResponse { body, ..ApiResponse::json(200, Bytes::new()) };
+        assert_eq!(response.into_bytes().unwrap(), "ab");
+    }
+}

@@ -363,3 +363,42 @@ impl Status {
 fn group_resource(group: &str, resource: &str) -> String {
     if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_survive_the_wire() {
+        let errors = [FieldError::required("spec.a", ""), FieldError::invalid("spec.b", 5, "must be small")];
+        let invalid = Status::invalid("apps", "Deployment", "x", &errors);
+        let text = "Deployment.apps \"x\" is invalid: [spec.a: Required value, spec.b: Invalid value: 5: must be small]";
+        assert_eq!(invalid.message, text);
+        let mut busy = Status::new(Reason::TooManyRequests, "later");
+        busy.retry_after_seconds = Some(3);
+        for status in [
+            invalid,
+            busy,
+            Status::not_found("", "pods", "a"),
+            Status::conflict("apps", "deployments", "d", "no"),
+        ] {
+            assert_eq!(Status::from_value(&status.to_value(), 0), status);
+        }
+        assert_eq!(Status::from_value(&json!({}), 502).code, 502);
+    }
+
+    #[test]
+    fn messages_are_those_of_kubernetes() {
+        let cases = [
+            (Status::not_found("apps", "deployments", "d"), "deployments.apps \"d\" not found"),
+            (Status::already_exists("", "pods", "p"), "pods \"p\" already exists"),
+            (Status::forbidden("", "pods", "", "no"), "pods is forbidden: no"),
+            (Status::conflict("", "pods", "p", "x"), "Operation cannot be fulfilled on pods \"p\": x"),
+        ];
+        for (status, text) in cases {
+            assert_eq!(status.to_string(), text);
+        }
+        let kind = FieldError::not_supported("spec.type", "X", &["A", "B"]);
+        assert_eq!(kind.to_string(), "spec.type: Unsupported value: \"X\": supported values: \"A\", \"B\"");
+    }
+}

@@ -396,26 +396,31 @@ impl<'de> Visitor<'de> for Walk<'_> {
         // A field that was null leaves no entry, so duplicates of nulls are remembered apart.
         let mut nulls: Vec<String> = Vec::new();
         while let Some(key) = entries.next_key_seed(Key)? {
-            self.state.path.borrow_mut().push(Step::Name(key.clone()));
-            if out.contains_key(&key) || nulls.contains(&key) {
+            let repeated = out.contains_key(&key) || nulls.contains(&key);
+            let field = def.and_then(|def| def.field(&key));
+            // The path keeps the key while its value is read and gives it back, which saves a copy of every key.
+            self.state.path.borrow_mut().push(Step::Name(key));
+            if repeated {
                 self.state.report("duplicate");
             }
-            let field = def.and_then(|def| def.field(&key));
-            let (ty, owner) = match (self.ty, def, field) {
-                (_, Some(def), Some(field)) => (&field.ty, short(&def.name)),
-                (_, Some(def), None) if def.preserve_unknown => (&FieldType::Any, self.owner),
-                (FieldType::Map(inner), _, _) => (&**inner, self.owner),
-                (FieldType::Any, _, _) => (&FieldType::Any, self.owner),
-                _ => {
+            let inner = match (self.ty, def, field) {
+                (_, Some(def), Some(field)) => Some((&field.ty, short(&def.name))),
+                (_, Some(def), None) if def.preserve_unknown => Some((&FieldType::Any, self.owner)),
+                (FieldType::Map(inner), _, _) => Some((&**inner, self.owner)),
+                (FieldType::Any, _, _) => Some((&FieldType::Any, self.owner)),
+                _ => None,
+            };
+            let value = match inner {
+                Some((ty, owner)) => entries.next_value_seed(Walk { ty, owner, ..self })?,
+                None => {
                     self.state.report("unknown");
                     entries.next_value::<serde::de::IgnoredAny>()?;
-                    self.state.path.borrow_mut().pop();
-                    continue;
+                    Value::Null
                 }
             };
-            let value = entries.next_value_seed(Walk { ty, owner, ..self })?;
-            self.state.path.borrow_mut().pop();
+            let Some(Step::Name(key)) = self.state.path.borrow_mut().pop() else { continue };
             match self.ty {
+                _ if inner.is_none() => {}
                 FieldType::Ref(_) if value.is_null() => {
                     out.remove(&key);
                     if !nulls.contains(&key) {
