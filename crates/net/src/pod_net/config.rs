@@ -1,0 +1,126 @@
+//! Configuration of a node's pod network, and every name and number that is made from it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::netlink::route::Mac;
+
+/// What the pod network of a node needs to know.
+#[derive(Clone, Debug)]
+pub struct PodNetConfig {
+    /// Leases and old kernel settings live here; made if it is missing.
+    pub state_dir: PathBuf,
+    /// This node's share of the cluster's pod addresses; the first address becomes the node's gateway address.
+    pub pod_cidr: (Ipv4Addr, u8),
+    /// Short tag that tells several Podium instances on one machine apart.
+    pub instance: String,
+    /// Largest packet in bytes; `None` means 1500.
+    pub mtu: Option<u32>,
+}
+
+impl PodNetConfig {
+    /// The node's own address in the pod network: the first address of the pod CIDR.
+    pub fn gateway(&self) -> Ipv4Addr {
+        gateway_of(self.pod_cidr)
+    }
+
+    pub(super) fn pod_link(&self, pod: &str) -> String {
+        format!("{}{}", link_prefix(&self.instance), letters(pod, 8))
+    }
+}
+
+/// `p<tag>-`: begins the name of every interface of an instance.
+pub(super) fn link_prefix(instance: &str) -> String {
+    let plain = instance.len() <= 5 && instance.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain { format!("p{instance}-") } else { format!("p{}-", letters(instance, 5)) }
+}
+
+/// Marks links of an instance that are to be deleted. People number their groups from 1 up.
+pub(super) fn link_group(instance: &str) -> u32 {
+    let hash = fnv1a(instance.as_bytes());
+    u32::try_from(hash >> 32).expect("half of 64 bits") | 1 << 31
+}
+
+/// Name of the interface that holds the node's address in the pod network.
+pub(crate) fn gateway_link(instance: &str) -> String {
+    format!("{}gw", link_prefix(instance))
+}
+
+/// Name of the nftables table of an instance.
+pub(crate) fn table_name(instance: &str) -> String {
+    format!("podium-{instance}")
+}
+
+pub(super) fn sysctl_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("sysctl")
+}
+
+pub(super) fn lease_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("leases")
+}
+
+/// Holds the pod CIDR, for a [`down`] that knows nothing else.
+pub(super) fn cidr_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("pod-cidr")
+}
+
+pub(super) fn network_of(cidr: (Ipv4Addr, u8)) -> (Ipv4Addr, u8) {
+    (Ipv4Addr::from(u32::from(gateway_of(cidr)) - 1), cidr.1)
+}
+
+/// First host address of a CIDR.
+pub fn gateway_of((network, prefix): (Ipv4Addr, u8)) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    Ipv4Addr::from((u32::from(network) & mask) + 1)
+}
+
+/// Reads `10.96.0.0/16`.
+pub fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    Some((address.parse().ok()?, prefix.parse().ok().filter(|p| *p <= 32)?))
+}
+
+/// Locally administered MAC addresses of the two ends.
+pub(super) fn macs(pod: &str, address: Ipv4Addr) -> (Mac, Mac) {
+    let a = address.octets();
+    let h = fnv1a(pod.as_bytes()).to_be_bytes();
+    ([0x0a, h[0], h[1], h[2], h[3], h[4]], [0x0e, 0x58, a[0], a[1], a[2], a[3]])
+}
+
+/// FNV-1a, 64 bits: names must stay the same across versions, which the standard hasher does not promise.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// `count` letters and digits made from a hash.
+fn letters(text: &str, count: usize) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut hash = fnv1a(text.as_bytes());
+    // FNV mixes its low bits best; fold the high ones in.
+    hash ^= hash >> 32;
+    (0..count)
+        .map(|i| char::from(ALPHABET[usize::try_from((hash >> (5 * i)) & 31).expect("below 32")]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_fit_and_tell_instances_apart() {
+        let cidr = (Ipv4Addr::new(10, 244, 5, 9), 24);
+        for instance in ["a", "main0", "a-rather-long-instance"] {
+            let (state_dir, instance) = ("/x".into(), instance.to_owned());
+            let config = PodNetConfig { state_dir, pod_cidr: cidr, instance, mtu: None };
+            assert!(config.pod_link("0c7a2b1e-uid").len() <= 15, "{}", config.pod_link("x"));
+            assert_ne!(config.pod_link("pod-1"), config.pod_link("pod-2"));
+            assert!(gateway_link(&config.instance).starts_with(&link_prefix(&config.instance)));
+            assert_eq!(config.gateway(), Ipv4Addr::new(10, 244, 5, 1));
+        }
+        assert_eq!(network_of(cidr), (Ipv4Addr::new(10, 244, 5, 0), 24));
+        assert_ne!(link_prefix("a"), link_prefix("ab"));
+        assert_eq!(parse_cidr("10.96.0.0/16"), Some((Ipv4Addr::new(10, 96, 0, 0), 16)));
+        assert_eq!(parse_cidr("10.96.0.0/33"), None);
+    }
+}
