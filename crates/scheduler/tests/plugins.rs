@@ -372,7 +372,7 @@ fn required_pod_affinity_and_anti_affinity() {
 
     // The other direction: a running pod keeps others out.
     let hermit = on("hermit", "c", affinity("podAntiAffinity", "zone", "web"));
-    let mut snapshot = cluster(&nodes[2..], &[hermit.clone()]);
+    let mut snapshot = cluster(&nodes[2..], std::slice::from_ref(&hermit));
     assert_eq!(
         outcome(&mut snapshot, &pod("p", json!({}))),
         "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."
