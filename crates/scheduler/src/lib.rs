@@ -26,5 +26,6 @@ mod plugins;
 mod quantity;
 mod report;
 mod run;
+mod topology;
 
 pub use run::run;

@@ -15,6 +15,7 @@ use crate::hints::Hints;
 use crate::node::{NodeInfo, NodeSpec};
 use crate::pod::{PodInfo, Spread};
 use crate::selection::{NamespaceLabels, Selection};
+use crate::topology::{Topologies, Topology};
 
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
@@ -51,6 +52,7 @@ pub struct Snapshot {
     /// Selectors of services.
     services: BTreeMap<ObjectKey, BTreeMap<String, String>>,
     counters: Counters,
+    topologies: Topologies,
 }
 
 impl Snapshot {
@@ -72,10 +74,12 @@ impl Snapshot {
         let name = spec.name.clone();
         if let Some(slot) = self.slot(&name) {
             let hints = changed(&self.nodes[slot].spec, &spec);
+            self.topologies.set_node(slot, &spec.labels);
             self.nodes[slot].spec = spec;
             return Effect::on(hints, &name);
         }
         let slot = self.nodes.len();
+        self.topologies.set_node(slot, &spec.labels);
         self.nodes.push(NodeInfo::new(spec));
         self.slots.insert(name.clone(), slot);
         self.counters.push_node();
@@ -91,6 +95,7 @@ impl Snapshot {
         let Some(slot) = self.slots.remove(name) else { return Effect::default() };
         self.nodes.swap_remove(slot);
         self.counters.swap_remove_node(slot);
+        self.topologies.swap_remove_node(slot);
         if let Some(moved) = self.nodes.get(slot) {
             self.slots.insert(moved.spec.name.clone(), slot);
         }
@@ -195,8 +200,15 @@ impl Snapshot {
 
     /// Makes sure that everything a decision about the pod counts is counted already.
     pub fn prepare(&mut self, pod: &PodInfo) {
-        let mut selections: Vec<Selection> =
-            self.spread_constraints(pod).iter().map(|spread| spread.selection.clone()).collect();
+        let spread = self.spread_constraints(pod).into_owned();
+        let mut selections: Vec<Selection> = spread.iter().map(|spread| spread.selection.clone()).collect();
+        let preferred = pod.spec.preferred_pods.iter().map(|(_, term)| term);
+        let own = pod.spec.affinity.iter().chain(&pod.spec.anti_affinity).chain(preferred);
+        let carried = self.counters.carried().map(|carried| &carried.term);
+        let keys = spread.iter().map(|spread| &spread.topology_key);
+        for key in keys.chain(own.chain(carried).map(|term| &term.topology_key)) {
+            self.topologies.ensure(key, &self.nodes);
+        }
         if !pod.spec.affinity.is_empty() {
             selections.push(Selection::all(&pod.spec.affinity));
         }
@@ -206,6 +218,17 @@ impl Snapshot {
             let mut counters = std::mem::take(&mut self.counters);
             counters.ensure(selection, |selection| self.count_anew(selection));
             self.counters = counters;
+        }
+    }
+
+    /// Domain number of each node for a topology key, and how many numbers there are.
+    pub(crate) fn domains(&self, key: &str) -> (Cow<'_, [u32]>, usize) {
+        match self.topologies.get(key) {
+            Some(topology) => (Cow::Borrowed(topology.of()), topology.size()),
+            None => {
+                let topology = Topology::new(key, &self.nodes);
+                (Cow::Owned(topology.of().to_vec()), topology.size())
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Filters say which nodes can take a pod, scores which of them is best. One file per plugin; the two tables
 //! below are the default profile of Kubernetes, in its order and with its weights.
 
+mod domains;
 mod fit;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -9,7 +10,6 @@ mod node_ports;
 mod node_unschedulable;
 mod spread;
 mod taints;
-mod topology;
 
 use crate::hints::Hints;
 use crate::node::NodeInfo;
