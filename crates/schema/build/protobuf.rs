@@ -5,7 +5,8 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-/// A message: `io.k8s.api.core.v1.Pod`.
+/// A message. Its name is kept in lower case (`io.k8s.api.core.v1.httpgetaction`): the two sources write capitals in their own
+/// ways.
 #[derive(Default)]
 pub(crate) struct Message {
     /// Markers of the type: `+structType=atomic`
@@ -71,7 +72,7 @@ fn read_module(text: &str, module: &[String], messages: &mut BTreeMap<String, Me
         } else if let Some(name) = line.strip_prefix("pub struct ") {
             let name = name.split([' ', '{']).next().unwrap_or_default();
             let message = Message { markers: std::mem::take(&mut markers), fields: Vec::new() };
-            current = Some((format!("{package}.{name}"), message));
+            current = Some((format!("{package}.{name}").to_lowercase(), message));
             if line.ends_with("{}") {
                 messages.extend(current.take());
             }
@@ -127,5 +128,5 @@ fn single_message(ty: &str, module: &[String]) -> Option<String> {
     let mut segments: Vec<String> = path.split("::").map(str::to_owned).collect();
     let name = segments.pop()?;
     base.extend(segments);
-    Some(format!("{}.{name}", package(&base)))
+    Some(format!("{}.{name}", package(&base)).to_lowercase())
 }

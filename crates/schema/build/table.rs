@@ -155,7 +155,8 @@ impl Join<'_> {
             other => other.get("description").and_then(Value::text).unwrap_or_default(),
         };
         let ty = self.field_type(schema)?;
-        let default = marker("default").filter(|d| !d.starts_with("ref("));
+        // references are made by code; an empty string is what Go leaves out when it prints
+        let default = marker("default").filter(|d| !d.starts_with("ref(") && *d != "\"\"");
         record(
             out,
             &[
@@ -211,7 +212,8 @@ impl Join<'_> {
 
     /// The message of a definition: of the same name, or of the newest older version of its group.
     fn message(&self, name: &str) -> Option<&Message> {
-        if let Some(message) = self.messages.get(name) {
+        let name = name.to_lowercase();
+        if let Some(message) = self.messages.get(&name) {
             return Some(message);
         }
         let (package, short) = name.rsplit_once('.')?;

@@ -113,3 +113,31 @@ fn the_table_is_whole() {
         assert!(ty.fields.is_sorted_by(|a, b| a.name < b.name), "{}: lookups need sorted fields", ty.name);
     }
 }
+
+#[test]
+fn stable_types_have_numbers() {
+    // Types whose names the two sources capitalise differently join as well.
+    assert_eq!(field_of(POD, &["spec", "containers", "livenessProbe", "httpGet", "path"]).number, 1);
+    assert_eq!(
+        field_of(POD, &["spec", "volumes", "iscsi", "iscsiInterface"]).default.as_deref(),
+        Some("\"default\"")
+    );
+    assert_eq!(field_of(POD, &["status", "podIPs", "ip"]).number, 1);
+    // An empty string is left out by Go, so it is no default here.
+    assert_eq!(field_of(POD, &["spec", "imagePullSecrets", "name"]).default, None);
+    let table = table();
+    let stable = |name: &str| {
+        name.contains(".core.v1.") || name.contains(".apps.v1.") || name.contains(".networking.v1.")
+    };
+    // What is left without a number is newer than the source of numbers.
+    let (mut all, mut without) = (0, Vec::new());
+    for (_, ty) in table.types().filter(|(_, t)| stable(&t.name)) {
+        for field in ty.fields.iter().filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind")) {
+            all += 1;
+            if field.number == 0 {
+                without.push(format!("{}.{}", ty.name, field.name));
+            }
+        }
+    }
+    assert!(all > 1_000 && without.len() <= 45, "{} of {all}: {without:#?}", without.len());
+}

@@ -27,7 +27,7 @@ fn field(root: TypeId, path: &str) -> Field {
         }
         found = Some(field.clone());
     }
-    found.unwrap()
+    found.expect("a path has at least one name")
 }
 
 #[test]
