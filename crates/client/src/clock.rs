@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 /// Source of time and of the randomness of back-off.
 pub trait Clock: Send + Sync + 'static {

@@ -167,6 +167,15 @@ impl Watch {
         Self::resource::<T>(T::gvr(), move |view, _, object| map(view, object))
     }
 
+    /// Limits the cache to some objects.
+    pub fn scoped<T: Kind>(
+        scope: Scope,
+        map: impl Fn(&View, &Cached<T>) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) -> Watch {
+        let all = Self::map(map);
+        Watch { start: Arc::new(move |set| Arc::new(set.resource::<T>(T::gvr(), scope.clone()))), ..all }
+    }
+
     /// A cache that changes no key by itself.
     pub fn cache_only<T: Kind>() -> Watch {
         Self::map::<T>(|_, _| Vec::new())

@@ -32,3 +32,8 @@ pub use informer::{Informer, Scope};
 pub use kind::{Cached, Change, Kind, List, Metadata};
 pub use queue::WorkQueue;
 pub use recorder::{EventRecorder, EventType};
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;

@@ -222,7 +222,10 @@ impl Runner {
         let name = lane.controller.name();
         match work {
             Work::Planned { outcome, written, requeue_after } => {
-                lane.remember(&key, written, now);
+                if let Some(check_at) = lane.remember(&key, written, now) {
+                    // The change may never be told: a relist shows only what it led to.
+                    self.queue.add_at(index, key.clone(), check_at);
+                }
                 let failed = outcome.as_ref().and_then(|outcome| outcome.failed.as_ref());
                 if let Some((action, status)) = failed {
                     let delay = self.queue.add_failed(index, key.clone(), now);
@@ -289,12 +292,17 @@ impl Lane {
         }
     }
 
-    fn remember(&mut self, key: &ObjectKey, written: Vec<Written>, now: Duration) {
+    /// Closes the gate for a key; gives the time at which to ask the API directly.
+    fn remember(&mut self, key: &ObjectKey, written: Vec<Written>, now: Duration) -> Option<Duration> {
         let watched = |write: &Written| self.view.caches().iter().any(|cache| *cache.resource() == write.gvr);
         let writes: Vec<Written> = written.into_iter().filter(watched).collect();
-        if !writes.is_empty() {
-            self.gate.pending.insert(key.clone(), Pending { writes, check_at: now + GATE_TIMEOUT });
+        if writes.is_empty() {
+            return None;
         }
+        let check_at = now + GATE_TIMEOUT;
+        self.gate.pending.insert(key.clone(), Pending { writes, check_at });
+        self.gate.parked.insert(key.clone());
+        Some(check_at)
     }
 
     fn plan_and_perform(

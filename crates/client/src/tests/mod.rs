@@ -1,0 +1,5 @@
+//! Informers and the runner against a server in memory.
+
+mod informer;
+mod queue;
+mod runner;
