@@ -45,6 +45,9 @@ impl RealDisk {
         if !path.is_dir() {
             use std::os::unix::fs::DirBuilderExt as _;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            if let Some(parent) = path.canonicalize()?.parent() {
+                fs::File::open(parent)?.sync_all()?;
+            }
         }
         let lock =
             fs::OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK_FILE))?;

@@ -39,7 +39,15 @@ pub(crate) enum Record {
     },
     /// Nothing that was acknowledged is missing.
     CleanStop,
+    /// This segment was synced up to this offset before anything after this record was written: tells damage from
+    /// a torn end.
+    Synced {
+        offset: u64,
+    },
 }
+
+/// Bytes of a `Synced` record as a frame.
+const SYNCED_FRAME: usize = FRAME_HEADER + 9;
 
 pub(crate) fn preamble(magic: &[u8; 8]) -> [u8; PREAMBLE] {
     let mut bytes = [0; PREAMBLE];
@@ -90,6 +98,10 @@ impl Record {
                 out.extend_from_slice(&until.to_le_bytes());
             }),
             Record::CleanStop => put_frame(out, |out| out.push(4)),
+            Record::Synced { offset } => put_frame(out, |out| {
+                out.push(5);
+                out.extend_from_slice(&offset.to_le_bytes());
+            }),
         }
     }
 
@@ -111,6 +123,7 @@ impl Record {
             }
             3 => Record::Reserve { until: rest.u64()? },
             4 => Record::CleanStop,
+            5 => Record::Synced { offset: rest.u64()? },
             _ => return None,
         };
         rest.0.is_empty().then_some(record)
@@ -131,6 +144,20 @@ pub(crate) fn put_txn(out: &mut Vec<u8>, first: Revision, ops: &[(String, Op)]) 
             }
         }
     });
+}
+
+/// The highest offset that a `Synced` record anywhere in these bytes tells of.
+pub(crate) fn highest_sync_mark(bytes: &[u8]) -> u64 {
+    let length = 9u32.to_le_bytes();
+    let marks =
+        bytes.windows(SYNCED_FRAME).filter(|window| window[..4] == length && window[FRAME_HEADER] == 5);
+    let marks =
+        marks.filter(|window| checksum(length, &window[FRAME_HEADER..]).to_le_bytes() == window[4..8]);
+    let offsets = marks.filter_map(|window| match Record::parse(&window[FRAME_HEADER..]) {
+        Some(Record::Synced { offset }) => Some(offset),
+        _ => None,
+    });
+    offsets.max().unwrap_or(0)
 }
 
 /// Reads little-endian fields; `None` at the end.
@@ -276,6 +303,7 @@ impl Record {
             Record::Txn { .. } => "a transaction with this revision",
             Record::Reserve { .. } => "a reservation",
             Record::CleanStop => "a stop mark",
+            Record::Synced { .. } => "a sync mark",
         }
     }
 }

@@ -25,6 +25,9 @@ pub(crate) struct Log {
     segment_bytes: u64,
     /// Bytes in this segment.
     written: u64,
+    /// How many of them are durable, and how many of these the segment itself tells of.
+    synced: u64,
+    marked: u64,
     /// Bytes in all segments that a start would replay.
     replay_bytes: u64,
     dirty: bool,
@@ -39,7 +42,8 @@ impl Log {
         (base, reserved): (Revision, Revision),
     ) -> io::Result<Self> {
         let (file, written) = new_segment(&*disk, number, base, reserved)?;
-        Ok(Self { disk, file, number, segment_bytes, written, replay_bytes: written, dirty: false })
+        let (synced, marked, replay_bytes) = (written, written, written);
+        Ok(Self { disk, file, number, segment_bytes, written, synced, marked, replay_bytes, dirty: false })
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -70,14 +74,26 @@ impl Log {
 
     pub(crate) fn append(&mut self, frames: &[u8], sync: bool) -> io::Result<()> {
         self.dirty = true;
+        if self.marked < self.synced {
+            let mut mark = Vec::new();
+            Record::Synced { offset: self.synced }.put(&mut mark);
+            self.marked = self.synced;
+            self.write(&mark)?;
+        }
+        self.write(frames)?;
+        if sync { self.sync() } else { Ok(()) }
+    }
+
+    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
         self.file.append(frames)?;
         self.written += frames.len() as u64;
         self.replay_bytes += frames.len() as u64;
-        if sync { self.sync() } else { Ok(()) }
+        Ok(())
     }
 
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.file.sync()?;
+        self.synced = self.written;
         self.dirty = false;
         Ok(())
     }
@@ -90,7 +106,7 @@ impl Log {
         let (file, written) = new_segment(&*self.disk, self.number + 1, base, reserved)?;
         self.file = file;
         self.number += 1;
-        self.written = written;
+        (self.written, self.synced, self.marked) = (written, written, written);
         self.replay_bytes += written;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What a start finds: newest snapshot, then the log segments after it, replayed.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,16 @@ pub(crate) fn recover(disk: &dyn Disk, budget: HistoryBudget) -> Result<Recovere
     Ok(Recovered { index, revision, history, next_segment, replayed_bytes })
 }
 
+/// The highest sync mark in the part of a file from `offset` on.
+fn sync_mark_after(disk: &dyn Disk, name: &str, offset: u64) -> Result<u64, StoreError> {
+    let io = |source| StoreError::Io { what: format!("read {name}"), source };
+    let mut input = disk.open(name).map_err(io)?;
+    std::io::copy(&mut (&mut input).take(offset), &mut std::io::sink()).map_err(io)?;
+    let mut rest = Vec::new();
+    input.read_to_end(&mut rest).map_err(io)?;
+    Ok(frame::highest_sync_mark(&rest))
+}
+
 fn missing(number: u64) -> StoreError {
     StoreError::Corrupt { file: segment_name(number), offset: 0, what: "the file is missing".into() }
 }
@@ -113,6 +124,8 @@ impl Replay {
             Some(what) if sound < SEGMENT_HEADER && reader.longer_than(SEGMENT_HEADER)? => {
                 return Err(reader.damaged(what));
             }
+            // What comes after the bad place says that this place was synced before.
+            Some(what) if sync_mark_after(disk, &name, sound)? > sound => return Err(reader.damaged(what)),
             Some(what) => tracing::warn!(file = name, offset = sound, what, "cutting off a torn log end"),
             None if sound < SEGMENT_HEADER && !last => return Err(reader.damaged("the header is missing")),
             None => {}
@@ -126,6 +139,7 @@ impl Replay {
             // A segment that begins within a block may have lost all its relaxed transactions.
             Record::Segment { base, reserved, .. } => self.clean && reserved <= base,
             Record::Txn { .. } | Record::Reserve { .. } => false,
+            Record::Synced { .. } => self.clean,
         };
         match (record, header_of) {
             (Record::Segment { number, base, reserved }, Some(expected)) if number == expected => {
@@ -147,6 +161,7 @@ impl Replay {
                 self.reserved = self.reserved.max(until);
                 Ok(())
             }
+            (Record::Synced { .. }, None) => Ok(()),
             (Record::CleanStop, None) => {
                 self.reserved = self.revision;
                 Ok(())

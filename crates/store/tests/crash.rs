@@ -248,6 +248,14 @@ fn damage_is_an_error_unless_it_can_be_a_torn_end() {
     disk.tamper(last, |bytes| bytes.extend_from_slice(b"torn"));
     assert!(reopen(&disk, options).is_ok());
 
+    // Records that were synced before later ones were written cannot be torn.
+    for bad in [60, 100, 200] {
+        let (disk, options) = build();
+        disk.tamper(last, |bytes| bytes[bad] ^= 1);
+        let error = reopen(&disk, options).err().unwrap();
+        assert!(matches!(&error, StoreError::Corrupt { file, .. } if file == last), "byte {bad}: {error}");
+    }
+
     let (disk, options) = build();
     disk.tamper(last, |bytes| bytes[3] ^= 1);
     assert!(matches!(reopen(&disk, options), Err(StoreError::Corrupt { .. })), "records follow a bad header");
