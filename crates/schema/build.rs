@@ -10,6 +10,8 @@
 mod openapi;
 #[path = "build/protobuf.rs"]
 mod protobuf;
+#[path = "build/sha256.rs"]
+mod sha256;
 #[path = "build/table.rs"]
 mod table;
 
@@ -43,9 +45,8 @@ fn verified(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let table = fs::read(path)?;
     let wanted =
         env::var("PODIUM_SCHEMA_SHA256").map_err(|_| "PODIUM_SCHEMA_TABLE needs PODIUM_SCHEMA_SHA256")?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &table);
-    let found: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    if found != wanted {
+    let found = sha256::hex(&table);
+    if found != wanted.trim() {
         return Err(format!("{}: SHA-256 is {found}, not {wanted}", path.display()).into());
     }
     Ok(table)

@@ -141,3 +141,19 @@ fn stable_types_have_numbers() {
     }
     assert!(all > 1_000 && without.len() <= 45, "{} of {all}: {without:#?}", without.len());
 }
+
+#[path = "../build/sha256.rs"]
+mod sha256;
+
+#[test]
+fn digests_of_the_build_script() {
+    // The examples of FIPS 180-4, and one of several blocks checked with coreutils.
+    let cases = [
+        ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ("abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (&"a".repeat(1000), "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3"),
+    ];
+    for (text, wanted) in cases {
+        assert_eq!(sha256::hex(text.as_bytes()), wanted);
+    }
+}
