@@ -1,0 +1,760 @@
+//! The runtime on the real kernel: needs root, works in a mount namespace and control groups of its own.
+//!
+//! The test binary is engine, spawner, shim and, packed as an image, the program in the containers.
+
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runtime::{
+    ContainerSpec, ContainerState, ContainerStatus, Engine, EngineConfig, ExecOutput, ExecSpec, Layout,
+    Mount, Resources, SandboxSpec,
+};
+
+const IMAGE: &str = "podium.local/test";
+const APPLETS: [&str; 12] =
+    ["true", "exit", "echo", "cat", "sleep", "alloc", "spew", "catch", "ls", "write", "tty", "orphan"];
+
+fn main() -> ExitCode {
+    if let Some(code) = runtime::dispatch() {
+        return code;
+    }
+    let words: Vec<String> = std::env::args().collect();
+    let name =
+        Path::new(&words[0]).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if APPLETS.contains(&name.as_str()) {
+        return ExitCode::from(applet(&name, &words[1..]));
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        let required = std::env::var("PODIUM_TEST_REQUIRE").as_deref() == Ok("root");
+        return ExitCode::from(u8::from(required));
+    }
+    own_mounts();
+    let filter = words.iter().skip(1).find(|word| !word.starts_with('-')).cloned().unwrap_or_default();
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut failed = 0;
+    macro_rules! run {
+        ($($test:ident),* $(,)?) => {$(
+            if stringify!($test).contains(&filter) {
+                let started = Instant::now();
+                let bench = Bench::new();
+                let outcome = threads.block_on(async {
+                    let limited = tokio::time::timeout(Duration::from_secs(60), $test(bench.clone()));
+                    tokio::spawn(limited_future(limited)).await
+                });
+                let left = bench.leftovers();
+                let ok = matches!(outcome, Ok(true)) && left.is_empty();
+                println!("{} {} ({:?}) {left}", if ok { "ok  " } else { "FAIL" }, stringify!($test), started.elapsed());
+                failed += u8::from(!ok);
+            }
+        )*};
+    }
+    run!(
+        runs_and_reports_exit_codes,
+        writes_logs,
+        kills_and_stops,
+        reports_out_of_memory,
+        executes_commands,
+        gives_terminals,
+        attaches,
+        sets_up_the_process,
+        mounts_safely,
+        shares_namespaces,
+        shares_processes,
+        refuses_what_cannot_run,
+        is_adopted_after_a_restart,
+        survives_the_spawner,
+        says_so_when_the_shim_dies,
+        goes_down_without_an_agent,
+        is_quick,
+    );
+    ExitCode::from(u8::from(failed > 0))
+}
+
+async fn limited_future<F: Future<Output = Result<(), tokio::time::error::Elapsed>>>(test: F) -> bool {
+    test.await.is_ok()
+}
+
+/// Nothing that is mounted here is seen outside.
+fn own_mounts() {
+    rustix_unshare();
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+}
+
+fn rustix_unshare() {
+    // SAFETY: the process has one thread and no descriptors are unshared.
+    unsafe {
+        rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS).unwrap();
+    }
+}
+
+/// The programs in the test image.
+fn applet(name: &str, words: &[String]) -> u8 {
+    let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    match name {
+        "true" => {}
+        "exit" => return number(0) as u8,
+        "echo" => println!("{}", words.join(" ")),
+        "cat" => {
+            if words.is_empty() {
+                std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap();
+            }
+            for path in words {
+                match std::fs::read(path) {
+                    Ok(bytes) => std::io::Write::write_all(&mut std::io::stdout(), &bytes).unwrap(),
+                    Err(error) => {
+                        eprintln!("{path}: {error}");
+                        return 1;
+                    }
+                }
+            }
+        }
+        "sleep" => std::thread::sleep(Duration::from_secs(number(0))),
+        "alloc" => {
+            let mut memory = vec![1u8; (number(0) as usize) << 20];
+            memory.iter_mut().step_by(4096).for_each(|byte| *byte += 1);
+            std::hint::black_box(&memory);
+        }
+        "spew" => {
+            print!("{}", "x".repeat(number(0) as usize));
+            eprintln!("oops");
+        }
+        "catch" => {
+            // Blocks SIGTERM and leaves with 5 when it comes.
+            println!("ready");
+            // SAFETY: the set is initialised by sigemptyset; the program has one thread.
+            unsafe {
+                let mut set: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, libc::SIGTERM);
+                libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+                let mut signal = 0;
+                libc::sigwait(&raw const set, &raw mut signal);
+            }
+            return 5;
+        }
+        "ls" => {
+            let mut names: Vec<_> = std::fs::read_dir(&words[0])
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            println!("{}", names.join(" "));
+        }
+        "write" => match std::fs::write(&words[0], &words[1]) {
+            Ok(()) => {}
+            Err(error) => {
+                println!("{error}");
+                return 1;
+            }
+        },
+        "tty" => {
+            let size = rustix::termios::tcgetwinsize(std::io::stdout());
+            println!("{} {}", rustix::termios::isatty(std::io::stdin()), size.is_ok());
+        }
+        "orphan" => {
+            // Leaves a child that keeps standard output open.
+            std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+            println!("left");
+        }
+        _ => return 127,
+    }
+    0
+}
+
+/// Directories and control groups of one test.
+#[derive(Clone)]
+struct Bench {
+    dir: Arc<tempfile::TempDir>,
+    config: EngineConfig,
+}
+
+impl Bench {
+    fn new() -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = Arc::new(tempfile::Builder::new().prefix("podium-runtime").tempdir().unwrap());
+        let config = EngineConfig {
+            data_dir: dir.path().join("data"),
+            run_dir: dir.path().join("run"),
+            cgroup_parent: format!("podium-test-{}-{count}", std::process::id()),
+            exe: std::env::current_exe().unwrap(),
+        };
+        Self { dir, config }
+    }
+
+    async fn engine(&self) -> Arc<Engine> {
+        let engine = Engine::open(self.config.clone()).await.unwrap();
+        engine.ensure_builtin_image(IMAGE, layout()).await.unwrap();
+        engine
+    }
+
+    /// Takes everything down, then says what is still there.
+    fn leftovers(&self) -> String {
+        let mut left = String::new();
+        if let Err(error) = runtime::down(&self.config) {
+            left = format!("down: {error}");
+        }
+        let groups = format!("/sys/fs/cgroup/*/{}", self.config.cgroup_parent);
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            if hierarchy.path().join(&self.config.cgroup_parent).exists() {
+                left.push_str(&groups);
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let dir = self.dir.path().to_str().unwrap();
+        left.extend(mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("\n{line}")));
+        if self.config.run_dir.exists() {
+            left.push_str(" run_dir");
+        }
+        left
+    }
+
+    async fn sandbox(&self, engine: &Arc<Engine>) -> String {
+        engine.run_sandbox(self.sandbox_spec()).await.unwrap().id
+    }
+
+    fn sandbox_spec(&self) -> SandboxSpec {
+        SandboxSpec {
+            pod_uid: "uid".into(),
+            name: "web".into(),
+            hostname: "web-0".into(),
+            log_dir: self.dir.path().join("logs"),
+            ..SandboxSpec::default()
+        }
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join("logs").join(name)).unwrap()
+    }
+
+    /// Runs a container to its end and gives its status and the text of its log.
+    async fn run(
+        &self,
+        engine: &Arc<Engine>,
+        sandbox: &str,
+        spec: ContainerSpec,
+    ) -> (ContainerStatus, String) {
+        let id = engine.create_container(sandbox, spec).await.unwrap();
+        engine.start_container(&id).await.unwrap();
+        let status = engine.wait_container(&id).await.unwrap();
+        let log = std::fs::read_to_string(&status.log_path).unwrap();
+        let text = log
+            .lines()
+            .filter_map(|line| line.splitn(4, ' ').nth(3))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        (status, text)
+    }
+}
+
+fn layout() -> Layout {
+    let link = |name: &&str| (format!("/bin/{name}"), "/program".to_owned());
+    Layout {
+        executable: std::env::current_exe().unwrap(),
+        program: "/program".into(),
+        links: APPLETS
+            .iter()
+            .map(link)
+            .chain([("/evil".into(), "/../../../../proc/self/root".into())])
+            .collect(),
+        folders: vec![("/tmp".into(), 0o1777)],
+        files: vec![
+            ("/etc/passwd".into(), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n".into(), 0o644),
+            ("/etc/group".into(), "web:x:34:\nlog:x:40:web\n".into(), 0o644),
+        ],
+        env: vec![("FROM_IMAGE".into(), "1".into())],
+        ..Layout::default()
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn container(command: &str) -> ContainerSpec {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    ContainerSpec {
+        name: "c".into(),
+        image: IMAGE.into(),
+        command: words(command),
+        log_path: format!("c/{count}.log").into(),
+        ..ContainerSpec::default()
+    }
+}
+
+async fn started(engine: &Arc<Engine>, sandbox: &str, spec: ContainerSpec) -> String {
+    let id = engine.create_container(sandbox, spec).await.unwrap();
+    engine.start_container(&id).await.unwrap();
+    id
+}
+
+fn status(engine: &Engine, id: &str) -> ContainerStatus {
+    engine.list_containers().into_iter().find(|status| status.id == id).unwrap()
+}
+
+async fn exec(engine: &Engine, id: &str, command: &str) -> (i32, String) {
+    let result = engine.exec_sync(id, words(command), Duration::from_secs(10)).await.unwrap();
+    (
+        result.exit_code,
+        String::from_utf8_lossy(&[result.stdout, result.stderr].concat()).trim_end().to_owned(),
+    )
+}
+
+async fn runs_and_reports_exit_codes(bench: Bench) {
+    let engine = bench.engine().await;
+    let mut events = engine.events();
+    let sandbox = bench.sandbox(&engine).await;
+    let (ended, _) = bench.run(&engine, &sandbox, container("true")).await;
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (0, "Completed"));
+    assert!(
+        ended.created_at_nanos < ended.started_at_nanos && ended.started_at_nanos < ended.finished_at_nanos
+    );
+    let (ended, _) = bench.run(&engine, &sandbox, container("exit 7")).await;
+    assert_eq!((ended.exit_code, ended.reason.as_str(), ended.state), (7, "Error", ContainerState::Exited));
+    assert_eq!(events.recv().await.unwrap().kind, runtime::RuntimeEventKind::Started);
+    assert_eq!(events.recv().await.unwrap().kind, runtime::RuntimeEventKind::Exited);
+    engine.remove_container(&ended.id).await.unwrap();
+    engine.remove_container(&ended.id).await.unwrap();
+    assert_eq!(engine.list_containers().len(), 1);
+    engine.stop_sandbox(&sandbox).await.unwrap();
+    engine.stop_sandbox(&sandbox).await.unwrap();
+    assert!(!engine.list_sandboxes()[0].ready);
+    assert!(engine.create_container(&sandbox, container("true")).await.is_err());
+    engine.remove_sandbox(&sandbox).await.unwrap();
+    engine.remove_sandbox(&sandbox).await.unwrap();
+    assert!(engine.list_sandboxes().is_empty() && engine.list_containers().is_empty());
+    assert_eq!(std::fs::read_dir(bench.config.run_dir.join("sandboxes")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(bench.config.data_dir.join("containers")).unwrap().count(), 0);
+}
+
+async fn writes_logs(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let spec = ContainerSpec { log_path: "x/0.log".into(), ..container("spew 40000") };
+    bench.run(&engine, &sandbox, spec).await;
+    let log = bench.log("x/0.log");
+    let mut lengths: Vec<(String, String, usize)> = log
+        .lines()
+        .map(|line| {
+            let parts: Vec<&str> = line.splitn(4, ' ').collect();
+            assert!(parts[0].ends_with('Z') && parts[0].len() == 30, "{}", parts[0]);
+            (parts[1].to_owned(), parts[2].to_owned(), parts[3].len())
+        })
+        .collect();
+    lengths.sort();
+    let row = |stream: &str, tag: &str, length| (stream.to_owned(), tag.to_owned(), length);
+    let want = [
+        row("stderr", "F", 4),
+        row("stdout", "F", 40_000 - 2 * 16_384),
+        row("stdout", "P", 16_384),
+        row("stdout", "P", 16_384),
+    ];
+    assert_eq!(lengths, want);
+}
+
+async fn kills_and_stops(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("catch")).await;
+    while !std::fs::read_to_string(status(&engine, &id).log_path).unwrap().contains("ready") {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    engine.stop_container(&id, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(status(&engine, &id).exit_code, 5);
+    // The first process of a pid namespace is deaf to SIGTERM unless it has a handler.
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    engine.stop_container(&id, Duration::from_millis(50)).await.unwrap();
+    assert_eq!((status(&engine, &id).exit_code, status(&engine, &id).reason.as_str()), (137, "Error"));
+    engine.stop_container(&id, Duration::ZERO).await.unwrap();
+    let created = engine.create_container(&sandbox, container("true")).await.unwrap();
+    engine.stop_container(&created, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(status(&engine, &created).state, ContainerState::Exited);
+}
+
+async fn reports_out_of_memory(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let resources = Resources { memory_limit_bytes: Some(64 << 20), ..Resources::default() };
+    let (ended, _) =
+        bench.run(&engine, &sandbox, ContainerSpec { resources, ..container("alloc 200") }).await;
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "OOMKilled"));
+    let (ended, _) = bench.run(&engine, &sandbox, container("alloc 200")).await;
+    assert_eq!(ended.exit_code, 0);
+}
+
+async fn executes_commands(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    assert_eq!(exec(&engine, &id, "echo a b").await, (0, "a b".into()));
+    assert_eq!(exec(&engine, &id, "exit 3").await.0, 3);
+    let names = exec(&engine, &id, "ls /proc").await.1;
+    assert!(names.starts_with("1 ") && !names.contains(&std::process::id().to_string()), "{names}");
+    let outside = engine.exec_sync(&id, words("nothing"), Duration::from_secs(5)).await;
+    assert!(matches!(outside, Err(runtime::RuntimeError::Invalid(_))), "{outside:?}");
+    let late = engine.exec_sync(&id, words("sleep 1000"), Duration::from_millis(200)).await;
+    assert_eq!(late, Err(runtime::RuntimeError::Timeout));
+    while exec(&engine, &id, "cat /proc/2/cmdline /proc/3/cmdline /proc/4/cmdline /proc/5/cmdline")
+        .await
+        .1
+        .contains("1000")
+    {
+        tokio::task::yield_now().await;
+    }
+    // A process left behind must not hold the answer back.
+    assert_eq!(exec(&engine, &id, "orphan").await, (0, "left".into()));
+    let spec = ExecSpec { command: words("cat"), stdin: true, stdout: true, ..ExecSpec::default() };
+    let mut streams = engine.exec(&id, spec).await.unwrap();
+    streams.stdin.take().unwrap().send("through".into()).await.unwrap();
+    assert_eq!(streams.output.recv().await, Some(ExecOutput::Stdout("through".into())));
+    assert_eq!(streams.output.recv().await, None);
+    assert_eq!(streams.exit.await.unwrap(), Ok(0));
+}
+
+async fn gives_terminals(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let (_, text) = bench.run(&engine, &sandbox, ContainerSpec { tty: true, ..container("tty") }).await;
+    assert_eq!(text.trim(), "true true");
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let spec =
+        ExecSpec { command: words("tty"), stdin: true, stdout: true, tty: true, ..ExecSpec::default() };
+    let mut streams = engine.exec(&id, spec).await.unwrap();
+    streams.resize.send(runtime::TerminalSize { width: 80, height: 25 }).await.unwrap();
+    let mut text = String::new();
+    while let Some(ExecOutput::Stdout(bytes)) = streams.output.recv().await {
+        text.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    assert_eq!(text.trim(), "true true");
+    assert_eq!(streams.exit.await.unwrap(), Ok(0));
+}
+
+async fn attaches(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id =
+        started(&engine, &sandbox, ContainerSpec { stdin: true, stdin_once: true, ..container("cat") }).await;
+    let mut streams = engine.attach(&id).await.unwrap();
+    let stdin = streams.stdin.take().unwrap();
+    stdin.send("hello\n".into()).await.unwrap();
+    assert_eq!(streams.output.recv().await, Some(ExecOutput::Stdout("hello\n".into())));
+    drop(stdin);
+    drop(streams);
+    assert_eq!(engine.wait_container(&id).await.unwrap().exit_code, 0);
+}
+
+async fn sets_up_the_process(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let spec = ContainerSpec {
+        env: vec![("A".into(), "b".into())],
+        working_dir: "/work/here".into(),
+        user: Some(33),
+        supplemental_groups: vec![77],
+        resources: Resources { oom_score_adj: Some(500), pids_limit: Some(50), ..Resources::default() },
+        ..container("sleep 1000")
+    };
+    let id = started(&engine, &sandbox, spec).await;
+    let environ = exec(&engine, &id, "cat /proc/1/environ").await.1;
+    for variable in ["A=b", "FROM_IMAGE=1", "HOME=/srv", "PATH=/usr/local/sbin"] {
+        assert!(environ.contains(variable), "{environ}");
+    }
+    let process = exec(&engine, &id, "cat /proc/self/status /proc/self/oom_score_adj").await.1;
+    let process = process.replace('\t', " ");
+    for line in [
+        "Uid: 33 33 33 33",
+        "Gid: 34 34 34 34",
+        "Groups: 34 40 77",
+        "CapEff: 0000000000000000",
+        "CapBnd: 00000000a80425fb",
+        "NoNewPrivs: 1",
+        "\n500",
+    ] {
+        assert!(process.contains(line), "{line}\n{process}");
+    }
+    assert_eq!(exec(&engine, &id, "ls /proc/self/cwd").await, (0, String::new()));
+    assert_eq!(exec(&engine, &id, "cat /proc/sys/kernel/hostname").await.1, "web-0");
+    let root = started(
+        &engine,
+        &sandbox,
+        ContainerSpec {
+            add_capabilities: vec!["NET_ADMIN".into()],
+            drop_capabilities: vec!["ALL".into()],
+            allow_privilege_escalation: true,
+            ..container("sleep 1000")
+        },
+    )
+    .await;
+    let process = exec(&engine, &root, "cat /proc/self/status").await.1.replace('\t', " ");
+    assert!(process.contains("CapEff: 0000000000001000") && process.contains("NoNewPrivs: 0"), "{process}");
+    let fds = exec(&engine, &root, "ls /proc/1/fd").await.1;
+    assert_eq!(fds, "0 1 2");
+}
+
+async fn mounts_safely(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let host = bench.dir.path().join("host");
+    std::fs::create_dir_all(&host).unwrap();
+    std::fs::write(host.join("file"), "content").unwrap();
+    let mount = |host: PathBuf, inside: &str, readonly| Mount {
+        host_path: host,
+        container_path: inside.into(),
+        readonly,
+        ..Mount::default()
+    };
+    let spec = ContainerSpec {
+        readonly_rootfs: true,
+        mounts: vec![
+            mount(host.join("file"), "/deep/inside/file", true),
+            mount(host.clone(), "/rw", false),
+            mount(host.clone(), "/ro", true),
+            mount(host.join("file"), "/evil/etc/marker", true),
+        ],
+        ..container("sleep 1000")
+    };
+    let refused = engine.create_container(&sandbox, spec.clone()).await;
+    // Following the image's link through /proc would leave the container's root: refused, and nothing happens outside.
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(!Path::new("/etc/marker").exists());
+    let mut spec = spec;
+    spec.mounts.pop();
+    let id = started(&engine, &sandbox, spec).await;
+    assert_eq!(exec(&engine, &id, "cat /deep/inside/file").await, (0, "content".into()));
+    assert_eq!(exec(&engine, &id, "write /rw/new x").await.0, 0);
+    assert!(host.join("new").exists());
+    for path in [
+        "/ro/new",
+        "/new",
+        "/deep/inside/file",
+        "/proc/sys/kernel/hostname",
+        "/sys/kernel/profiling",
+        "/sys/fs/cgroup/pids/pids.max",
+    ] {
+        let (code, text) = exec(&engine, &id, &format!("write {path} x")).await;
+        assert!(
+            code == 1 && (text.contains("Read-only") || text.contains("denied")),
+            "{path}: {code} {text}"
+        );
+    }
+    assert_eq!(exec(&engine, &id, "write /dev/shm/a x").await.0, 0);
+    assert_eq!(exec(&engine, &id, "write /dev/null x").await.0, 0);
+    assert_eq!(exec(&engine, &id, "cat /proc/kcore").await, (0, String::new()));
+    assert_eq!(exec(&engine, &id, "ls /sys/firmware").await, (0, String::new()));
+    let groups = exec(&engine, &id, "cat /proc/self/cgroup").await.1;
+    assert!(!groups.contains("podium-test"), "{groups}");
+    let outside = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!outside.contains("rootfs"), "{outside}");
+}
+
+async fn shares_namespaces(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let a = started(&engine, &sandbox, container("sleep 1000")).await;
+    let b = started(&engine, &sandbox, container("sleep 1000")).await;
+    let namespace = |id: &str, kind: &str| {
+        std::fs::read_link(format!("/proc/{}/ns/{kind}", status(&engine, id).pid)).unwrap()
+    };
+    for kind in ["net", "ipc", "uts"] {
+        assert_eq!(namespace(&a, kind), namespace(&b, kind));
+        assert_ne!(namespace(&a, kind), std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
+    }
+    for kind in ["mnt", "pid", "cgroup"] {
+        assert_ne!(namespace(&a, kind), namespace(&b, kind));
+    }
+    assert_eq!(exec(&engine, &a, "write /dev/shm/x shared").await.0, 0);
+    assert_eq!(exec(&engine, &b, "cat /dev/shm/x").await.1, "shared");
+    use std::os::unix::fs::MetadataExt as _;
+    let netns = engine.list_sandboxes()[0].netns.clone().unwrap();
+    let inode = std::fs::metadata(netns).unwrap().ino();
+    assert_eq!(namespace(&a, "net").to_str().unwrap(), format!("net:[{inode}]"));
+}
+
+async fn shares_processes(bench: Bench) {
+    let engine = bench.engine().await;
+    let spec = SandboxSpec { share_process_namespace: true, ..bench.sandbox_spec() };
+    let sandbox = engine.run_sandbox(spec).await.unwrap().id;
+    let a = started(&engine, &sandbox, container("sleep 1000")).await;
+    let b = started(&engine, &sandbox, container("sleep 1001")).await;
+    assert!(exec(&engine, &a, "cat /proc/2/cmdline /proc/3/cmdline").await.1.contains("1001"));
+    assert_eq!(exec(&engine, &a, "orphan").await.0, 0);
+    engine.stop_container(&a, Duration::ZERO).await.unwrap();
+    assert_eq!(status(&engine, &a).exit_code, 137);
+    assert_eq!(status(&engine, &b).state, ContainerState::Running);
+    assert!(!exec(&engine, &b, "cat /proc/2/cmdline").await.1.contains("1000"));
+    let group = format!("/sys/fs/cgroup/pids/{}/{sandbox}/{a}/cgroup.procs", bench.config.cgroup_parent);
+    assert_eq!(std::fs::read_to_string(group).unwrap(), "", "the orphan of the stopped container lives");
+    engine.remove_sandbox(&sandbox).await.unwrap();
+}
+
+async fn refuses_what_cannot_run(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let refused = [
+        ContainerSpec { image: "no/such".into(), ..container("true") },
+        ContainerSpec { add_capabilities: vec!["FLY".into()], ..container("true") },
+        ContainerSpec { command: vec![], ..container("") },
+        ContainerSpec { stop_signal: Some("SIGNO".into()), ..container("true") },
+        ContainerSpec { log_path: "../../x".into(), ..container("true") },
+    ];
+    for spec in refused {
+        let result = engine.create_container(&sandbox, spec.clone()).await;
+        assert!(result.is_err(), "{spec:?}");
+    }
+    assert!(engine.list_containers().is_empty());
+    for spec in [
+        container("/no/such"),
+        container("nosuch"),
+        ContainerSpec { seccomp: Some(vec![1, 2, 3]), ..container("true") },
+    ] {
+        let id = engine.create_container(&sandbox, spec).await.unwrap();
+        assert!(engine.start_container(&id).await.is_err());
+        let ended = engine.wait_container(&id).await.unwrap();
+        assert_eq!((ended.exit_code, ended.reason.as_str()), (128, "StartError"));
+        assert!(engine.start_container(&id).await.is_err());
+    }
+    assert!(matches!(engine.pull_image("nginx").await, Err(runtime::RuntimeError::NotFound(_))));
+    let spec = SandboxSpec { sysctls: [("kernel.panic".into(), "1".into())].into(), ..bench.sandbox_spec() };
+    assert!(matches!(engine.run_sandbox(spec).await, Err(runtime::RuntimeError::Invalid(_))));
+    let spec =
+        SandboxSpec { sysctls: [("net.ipv4.ip_forward".into(), "1".into())].into(), ..bench.sandbox_spec() };
+    engine.run_sandbox(spec).await.unwrap();
+}
+
+async fn is_adopted_after_a_restart(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let soon = started(&engine, &sandbox, container("catch")).await;
+    let before = status(&engine, &id);
+    drop(engine);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Ends while nobody watches.
+    let pid = rustix::process::Pid::from_raw(before.pid).unwrap();
+    let engine = bench.engine().await;
+    assert_eq!(status(&engine, &id), before);
+    assert_eq!(exec(&engine, &id, "echo still").await.1, "still");
+    engine.stop_container(&soon, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(status(&engine, &soon).exit_code, 5);
+    drop(engine);
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let engine = bench.engine().await;
+    let ended = engine.wait_container(&id).await.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "Error"));
+}
+
+fn processes_named(name: &str, parent: Option<u32>) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let of_parent = parent.is_none_or(|parent| status.contains(&format!("PPid:\t{parent}\n")));
+        if status.starts_with(&format!("Name:\t{name}\n")) && of_parent {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+async fn survives_the_spawner(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let spawners = processes_named("podium-spawner", Some(std::process::id()));
+    assert_eq!(spawners.len(), 1);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(spawners[0]).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    let second = bench.sandbox(&engine).await;
+    let (ended, _) = bench.run(&engine, &second, container("exit 4")).await;
+    assert_eq!(ended.exit_code, 4);
+    assert_eq!(exec(&engine, &id, "echo here").await.1, "here");
+}
+
+/// The shim of a sandbox, by its control group.
+fn shim_of(bench: &Bench, sandbox: &str) -> rustix::process::Pid {
+    let file = format!("/sys/fs/cgroup/pids/{}/shim-{sandbox}/cgroup.procs", bench.config.cgroup_parent);
+    rustix::process::Pid::from_raw(std::fs::read_to_string(file).unwrap().trim().parse().unwrap()).unwrap()
+}
+
+async fn says_so_when_the_shim_dies(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let (done, _) = bench.run(&engine, &sandbox, container("true")).await;
+    rustix::process::kill_process(shim_of(&bench, &sandbox), rustix::process::Signal::KILL).unwrap();
+    let ended = engine.wait_container(&id).await.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "ContainerStatusUnknown"));
+    assert_eq!(status(&engine, &done.id), done);
+    assert!(engine.create_container(&sandbox, container("true")).await.is_err());
+    // The same when agent and shim die together.
+    let other = bench.sandbox(&engine).await;
+    let id = started(&engine, &other, container("sleep 1000")).await;
+    let pid = status(&engine, &id).pid;
+    drop(engine);
+    rustix::process::kill_process(shim_of(&bench, &other), rustix::process::Signal::KILL).unwrap();
+    let engine = bench.engine().await;
+    assert_eq!(status(&engine, &id).reason, "ContainerStatusUnknown");
+    assert!(!Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    assert_eq!(status(&engine, &done.id), done);
+    engine.remove_container(&id).await.unwrap();
+    engine.remove_sandbox(&sandbox).await.unwrap();
+    engine.remove_sandbox(&other).await.unwrap();
+}
+
+async fn goes_down_without_an_agent(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let (pid, shim) = (status(&engine, &id).pid, shim_of(&bench, &sandbox));
+    drop(engine);
+    let report = runtime::down(&bench.config).unwrap();
+    assert_eq!((report.sandboxes, report.processes, report.mounts), (1, 2, 2), "{report}");
+    assert!(report.cgroups >= 4);
+    for pid in [pid, shim.as_raw_nonzero().get()] {
+        assert!(!Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    }
+    assert_eq!(runtime::down(&bench.config).unwrap(), runtime::Report::default());
+}
+
+/// Prints times; judges nothing.
+async fn is_quick(bench: Bench) {
+    let engine = bench.engine().await;
+    let started = Instant::now();
+    let sandbox = bench.sandbox(&engine).await;
+    println!("     sandbox {:?}", started.elapsed());
+    let mut times: [Vec<Duration>; 4] = Default::default();
+    for _ in 0..20 {
+        let mut last = Instant::now();
+        let mut lap = |index: usize| {
+            times[index].push(last.elapsed());
+            last = Instant::now();
+        };
+        let id = engine.create_container(&sandbox, container("true")).await.unwrap();
+        lap(0);
+        engine.start_container(&id).await.unwrap();
+        lap(1);
+        engine.wait_container(&id).await.unwrap();
+        lap(2);
+        engine.remove_container(&id).await.unwrap();
+        lap(3);
+    }
+    for (name, times) in ["create", "start", "wait", "remove"].iter().zip(&mut times) {
+        times.sort();
+        println!("     {name} median {:?} (least {:?})", times[10], times[0]);
+    }
+    let memory =
+        std::fs::read_to_string(format!("/proc/{}/smaps_rollup", shim_of(&bench, &sandbox).as_raw_nonzero()));
+    let pss = memory.unwrap().lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned();
+    println!("     shim {pss}");
+}
