@@ -122,7 +122,7 @@ async fn respond(
         let user = authenticate(server, peer, request.headers()).await?;
         let impersonate = impersonated(request.headers())?;
         let upgrade = socket.as_ref().is_some_and(|offer| offer.protocol.is_some());
-        let request = decode(request).await?;
+        let request = decode(server, request).await?;
         pipeline::handle(server, &user, Incoming { request, impersonate, upgrade }).await
     };
     match result.await {
@@ -182,7 +182,7 @@ fn impersonated(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     Ok(any.then_some(user))
 }
 
-async fn decode(request: Request<RequestBody>) -> Result<ApiRequest, Status> {
+async fn decode(server: &ApiServer, request: Request<RequestBody>) -> Result<ApiRequest, Status> {
     let (head, body) = request.into_parts();
     let text = |name: HeaderName| {
         head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
@@ -207,7 +207,7 @@ async fn decode(request: Request<RequestBody>) -> Result<ApiRequest, Status> {
         )
     })?;
     if matches!(decoded.verb, Verb::Delete | Verb::DeleteCollection) {
-        let options = codec::parse(&Body { content_type, bytes })?;
+        let options = codec::delete_options(&server.table, &Body { content_type, bytes })?;
         url::merge_delete_options(&mut decoded.options, &options)?;
     } else {
         decoded.body = Some(Body { content_type, bytes });

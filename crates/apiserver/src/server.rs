@@ -85,6 +85,8 @@ pub struct ApiServer {
     pub(crate) config: ServerConfig,
     pub(crate) registry: Registry,
     pub(crate) resources: Arc<ResourceSet>,
+    /// Types of the built-in kinds.
+    pub(crate) table: Arc<SchemaTable>,
 }
 
 impl ApiServer {
@@ -94,7 +96,7 @@ impl ApiServer {
     /// When the store cannot be read or written, or the signing key is malformed.
     pub async fn open(store: Arc<dyn Store>, config: ServerConfig) -> Result<Arc<Self>, OpenError> {
         let table: Arc<SchemaTable> = schema::table();
-        let resources = Arc::new(ResourceSet::new(resources::builtin(table)));
+        let resources = Arc::new(ResourceSet::new(resources::builtin(Arc::clone(&table))));
         let caches = WatchCaches::start(Arc::clone(&store)).await.map_err(OpenError::Store)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&caches), &resources));
         let tokens =
@@ -109,7 +111,7 @@ impl ApiServer {
             service_cidr: config.service_cidr.clone(),
             node_port_range: config.node_port_range,
         };
-        let server = Arc::new(Self { config, registry, resources });
+        let server = Arc::new(Self { config, registry, resources, table });
         bootstrap::run(&server).await?;
         Ok(server)
     }

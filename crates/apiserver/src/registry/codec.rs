@@ -3,14 +3,16 @@
 use api::codec::{self, DecodeError, Mode};
 use api::patch::Operation;
 use api::{
-    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason, Status,
-    TypeId,
+    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason,
+    SchemaTable, Status, TypeId,
 };
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::Call;
+use super::{Call, protobuf};
 use crate::resource::Resource;
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
 /// The selector of `labelSelector`.
 pub(crate) fn label_selector(text: &str) -> Result<LabelSelector, Status> {
@@ -27,13 +29,17 @@ pub(crate) fn to_yaml(value: &Value) -> Result<Bytes, Status> {
     serde_yaml_ng::to_string(value).map(Bytes::from).map_err(Status::internal)
 }
 
-/// A body as a bare tree: DeleteOptions.
-pub(crate) fn parse(body: &Body) -> Result<Value, Status> {
+/// The DeleteOptions in a body, as a bare tree.
+pub(crate) fn delete_options(table: &SchemaTable, body: &Body) -> Result<Value, Status> {
     let unreadable = |error: String| Status::bad_request(format!("the request body cannot be read: {error}"));
     match body.content_type {
         ContentType::Json => serde_json::from_slice(&body.bytes).map_err(|e| unreadable(e.to_string())),
         ContentType::Yaml => serde_yaml_ng::from_slice(&body.bytes).map_err(|e| unreadable(e.to_string())),
-        ContentType::Protobuf | ContentType::Patch(_) => Err(unsupported()),
+        ContentType::Protobuf => {
+            let ty = table.by_name(DELETE_OPTIONS).ok_or_else(unsupported)?;
+            protobuf::decode(table, ty, &body.bytes).map_err(unreadable)
+        }
+        ContentType::Patch(_) => Err(unsupported()),
     }
 }
 
@@ -67,10 +73,16 @@ pub(crate) fn decode_as(
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let body = call.request.body.as_ref().ok_or_else(|| Status::bad_request("the request has no body"))?;
-    if !matches!(body.content_type, ContentType::Json | ContentType::Yaml) {
-        return Err(unsupported());
-    }
-    let decoded = codec::decode(&resource.table, schema, body.content_type, &body.bytes, mode(call)?);
+    let decoded = match body.content_type {
+        ContentType::Patch(_) => return Err(unsupported()),
+        ContentType::Protobuf => {
+            let tree = protobuf::decode(&resource.table, schema, &body.bytes).map_err(Status::bad_request)?;
+            codec::decode_value(&resource.table, schema, tree, mode(call)?)
+        }
+        ContentType::Json | ContentType::Yaml => {
+            codec::decode(&resource.table, schema, body.content_type, &body.bytes, mode(call)?)
+        }
+    };
     let decoded = decoded.map_err(|error| error.status(gvk))?;
     warnings.extend(decoded.warnings);
     let mut object = decoded.object;

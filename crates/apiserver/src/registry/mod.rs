@@ -16,6 +16,7 @@ pub(crate) mod finalize;
 mod list;
 pub(crate) mod meta;
 pub(crate) mod negotiate;
+mod protobuf;
 mod scale;
 mod special;
 mod update;
