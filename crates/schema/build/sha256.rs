@@ -8,7 +8,7 @@ fn constants() -> [u32; 64] {
     let mut out = [0; 64];
     let mut candidate = 2u128;
     for slot in &mut out {
-        while (2..candidate).take_while(|d| d * d <= candidate).any(|d| candidate.is_multiple_of(*d)) {
+        while (2..candidate).take_while(|d| d * d <= candidate).any(|d| candidate.is_multiple_of(d)) {
             candidate += 1;
         }
         // floor(cbrt(p) * 2^32) by bisection; its low 32 bits are the fraction.
