@@ -71,7 +71,7 @@ pub(super) fn streams((stream, reply, fds): Answer) -> Result<ExecStreams, Runti
     }
     if let Some(fd) = console {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        let console = Arc::new(AsyncFd::register(fd).map_err(std::io::Error::from)?);
+        let console = Arc::new(crate::sys::async_fd(fd)?);
         tokio::spawn(resize_console(Arc::clone(&console), resizes));
         if !which.stdin {
             let (sender, receiver) = mpsc::channel(16);
