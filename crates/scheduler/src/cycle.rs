@@ -61,10 +61,11 @@ pub fn schedule(snapshot: &Snapshot, pod: &PodInfo, choice: Choice) -> Decision 
     Decision::Bind { node: snapshot.nodes()[best].spec.name.clone() }
 }
 
-/// Whether the pod passes all filters on one node: tells if a change there helps.
-pub fn fits(snapshot: &Snapshot, pod: &PodInfo, node: &str) -> bool {
-    let Some(slot) = snapshot.slot(node) else { return false };
-    passes(&prepare(snapshot, pod), snapshot, slot)
+/// Whether the pod passes all filters on any of these nodes: tells if a change there helps.
+pub fn fits<'n>(snapshot: &Snapshot, pod: &PodInfo, nodes: impl IntoIterator<Item = &'n str>) -> bool {
+    let filters = prepare(snapshot, pod);
+    let slots = nodes.into_iter().filter_map(|node| snapshot.slot(node));
+    slots.into_iter().any(|slot| passes(&filters, snapshot, slot))
 }
 
 type Prepared<'a> = Vec<(&'static FilterPlugin, Box<dyn Filter + 'a>)>;

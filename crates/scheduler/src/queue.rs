@@ -168,8 +168,9 @@ impl Queue {
         self.enter(queued, Place::BackOff { until: now + delay }, self.arrivals);
     }
 
-    /// Makes waiting pods active that the changes can help; `fits` tells whether a pod passes all filters on a node.
-    pub fn hint(&mut self, changes: &Gathered, fits: impl Fn(&PodInfo, &str) -> bool) {
+    /// Makes waiting pods active that the changes can help; `fits` tells whether a pod passes all filters on one
+    /// of the nodes.
+    pub fn hint(&mut self, changes: &Gathered, fits: impl Fn(&PodInfo, &BTreeSet<String>) -> bool) {
         if changes.hints.is_none() {
             return;
         }
@@ -178,7 +179,7 @@ impl Queue {
             let Place::Waiting { why, .. } = &slot.place else { return false };
             let pod = &slot.queued.pod;
             why.helped_by.meets(changes.hints)
-                && (why.global || changes.everywhere || changes.nodes.iter().any(|node| fits(pod, node)))
+                && (why.global || changes.everywhere || fits(pod, &changes.nodes))
         };
         let helped: Vec<ObjectKey> = self.waiting.iter().filter(helped).cloned().collect();
         for key in helped {

@@ -1,6 +1,6 @@
 //! The scheduler at work: feeds deltas to the snapshot, decides, binds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,7 +218,10 @@ impl Scheduler {
     fn decide(&mut self) -> bool {
         self.queue.wake(self.now());
         let changes = std::mem::take(&mut self.changes);
-        self.queue.hint(&changes, |pod, node| fits(&self.snapshot, pod, node));
+        let fits = |pod: &PodInfo, nodes: &BTreeSet<String>| {
+            fits(&self.snapshot, pod, nodes.iter().map(String::as_str))
+        };
+        self.queue.hint(&changes, fits);
         for _ in 0..DECISIONS {
             let Some(queued) = self.queue.pop() else { return false };
             self.decide_one(queued);

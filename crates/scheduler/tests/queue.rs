@@ -68,7 +68,7 @@ fn helps(snapshot: &mut Snapshot, waiting: Value, delta: impl FnOnce(&mut Snapsh
     queue.wait(queued, why, NOW);
     let mut changes = Gathered::default();
     changes.add(delta(snapshot));
-    queue.hint(&changes, |pod, node| fits(snapshot, pod, node));
+    queue.hint(&changes, |pod, nodes| fits(snapshot, pod, nodes.iter().map(String::as_str)));
     queue.has_active()
 }
 

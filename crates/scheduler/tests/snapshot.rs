@@ -164,12 +164,15 @@ impl World {
         let choice = Choice { start: usize::from(p), random };
         match schedule(snapshot, &pod, choice) {
             Decision::Bind { node } => {
-                assert!(fits(snapshot, &pod, &node));
+                assert!(fits(snapshot, &pod, [&*node]));
                 snapshot.assume(&pod, &node);
                 self.assumed.insert(p, node);
             }
             Decision::Unschedulable(why) => {
-                assert!(snapshot.nodes().iter().all(|node| !fits(snapshot, &pod, &node.spec.name)), "{why}");
+                assert!(
+                    snapshot.nodes().iter().all(|node| !fits(snapshot, &pod, [&*node.spec.name])),
+                    "{why}"
+                );
                 assert!(why.reasons.values().sum::<usize>() >= snapshot.nodes().len());
             }
         }
@@ -235,9 +238,9 @@ proptest! {
             let pod = parse(value);
             for node in rebuilt.nodes() {
                 let name = &node.spec.name;
-                let here = fits(&snapshot, &pod, name);
-                prop_assert_eq!(here, fits(&rebuilt, &pod, name));
-                prop_assert_eq!(here, fits(&bare, &pod, name), "counted by deltas or when asked");
+                let here = fits(&snapshot, &pod, [name.as_str()]);
+                prop_assert_eq!(here, fits(&rebuilt, &pod, [name.as_str()]));
+                prop_assert_eq!(here, fits(&bare, &pod, [name.as_str()]), "counted by deltas or when asked");
             }
         }
     }
