@@ -260,8 +260,12 @@ fn an_affinity_expires() {
         let mut node = Node::new();
         node.service("sticky", &[(Some(VIP), 80)], &[0, 1, 2], Some(1));
         let mut seen = HashSet::new();
-        for _ in 0..8 {
+        // A choice made anew may be the same one: ten times in a row that is one in 20,000.
+        for _ in 0..10 {
             seen.insert(node.pods[0].0.run(|| ask(at(VIP, 80))).unwrap().0);
+            if seen.len() > 1 {
+                break;
+            }
             std::thread::sleep(std::time::Duration::from_millis(1300));
         }
         assert!(seen.len() > 1, "{seen:?}");

@@ -32,6 +32,7 @@ struct Node {
     pods: Vec<(Pod, IpAddr)>,
     dir: tempfile::TempDir,
     stop: watch::Sender<bool>,
+    proxy: Option<tokio::task::JoinHandle<()>>,
     _net: PodNet,
 }
 
@@ -80,9 +81,9 @@ impl Node {
             reverse_ranges: vec![POD_CIDR, SERVICE_CIDR],
             resolv_conf: resolv,
         };
-        runtime.spawn(net::proxy::run(cluster.client(), proxy, stopped.clone()));
+        let proxy = Some(runtime.spawn(net::proxy::run(cluster.client(), proxy, stopped.clone())));
         runtime.spawn(net::dns::run(cluster.client(), dns, stopped));
-        Self { runtime, cluster, pods, dir, stop, _net: net }
+        Self { runtime, cluster, pods, dir, stop, proxy, _net: net }
     }
 
     fn backends(&self, service: &str, pods: &[usize]) {
@@ -179,7 +180,8 @@ fn rules_follow_the_api() {
         return;
     }
     in_new_node(|| {
-        let node = Node::new("nameserver 127.0.0.53\n");
+        let mut node = Node::new("nameserver 127.0.0.53\n");
+        let earlier = node.proxy.take().unwrap();
         let cluster = &node.cluster;
         cluster.service(
             "web",
@@ -201,6 +203,7 @@ fn rules_follow_the_api() {
 
         // A restarted proxy takes over; what changed meanwhile is put right.
         node.stop.send_replace(true);
+        node.runtime.block_on(earlier).unwrap();
         node.backends("web", &[0, 1]);
         cluster.service("web", json!({"clusterIP": "10.96.0.51", "ports": [{"port": 80}]}));
         let config = ProxyConfig {

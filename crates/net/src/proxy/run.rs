@@ -36,7 +36,7 @@ impl ProxyConfig {
     }
 }
 
-/// Runs until `stop` turns true. The rules stay in the kernel, so that services work while the agent restarts;
+/// Runs until `stop` turns true; nothing is under way in the kernel when it returns. The rules stay in the kernel, so that services work while the agent restarts;
 /// [`crate::down`] removes them.
 pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<bool>) {
     let services = Informer::<Service>::start(&client, Scope::default());
@@ -59,10 +59,7 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
         () = synced => {}
         _ = stop.wait_for(|stop| *stop) => return,
     }
-    tokio::select! {
-        () = proxy.follow() => tracing::error!("the informers ended: services are no longer followed"),
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
+    proxy.follow(stop).await;
 }
 
 struct Proxy {
@@ -78,7 +75,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn follow(&mut self) {
+    async fn follow(&mut self, mut stop: watch::Receiver<bool>) {
         const FIRST_DELAY: Duration = Duration::from_millis(200);
         const LONGEST_DELAY: Duration = Duration::from_secs(30);
         let mut delay = FIRST_DELAY;
@@ -104,16 +101,16 @@ impl Proxy {
                     std::future::pending::<()>().await;
                 }
             };
-            tokio::select! {
-                change = self.services.recv() => match change {
-                    Some(change) => self.on_service(change),
-                    None => return,
-                },
-                change = self.slices.recv() => match change {
-                    Some(change) => self.on_slice(change),
-                    None => return,
-                },
-                () = retry => {}
+            let open = tokio::select! {
+                change = self.services.recv() => change.map(|c| self.on_service(c)).is_some(),
+                change = self.slices.recv() => change.map(|c| self.on_slice(c)).is_some(),
+                () = retry => true,
+                // Only here, so that the next run of the proxy never meets a change of this one.
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            if !open {
+                tracing::error!("the informers ended: services are no longer followed");
+                return;
             }
             delay = if failed { (delay * 2).min(LONGEST_DELAY) } else { FIRST_DELAY };
         }

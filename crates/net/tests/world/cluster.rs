@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 struct State {
     revision: u64,
     objects: BTreeMap<(&'static str, String), Value>,
+    history: Vec<(u64, &'static str, WatchEvent)>,
     watchers: Vec<(String, mpsc::UnboundedSender<WatchEvent>)>,
 }
 
@@ -59,8 +60,9 @@ impl Cluster {
 }
 
 impl State {
-    fn tell(&mut self, resource: &str, kind: EventKind, object: &Value) {
+    fn tell(&mut self, resource: &'static str, kind: EventKind, object: &Value) {
         let event = WatchEvent { kind, object: object.to_string().into() };
+        self.history.push((self.revision, resource, event.clone()));
         self.watchers.retain(|(what, watcher)| what != resource || watcher.send(event.clone()).is_ok());
     }
 }
@@ -78,12 +80,10 @@ impl Transport for Cluster {
                 ApiResponse::json(200, list.to_string())
             }
             Verb::Watch => {
-                assert_eq!(
-                    request.options.resource_version,
-                    Some(state.revision.to_string()),
-                    "watches of this small cluster begin at its newest revision"
-                );
+                let after: u64 = request.options.resource_version.unwrap().parse().unwrap();
                 let (sender, receiver) = mpsc::unbounded_channel();
+                let missed = state.history.iter().filter(|(r, what, _)| *r > after && *what == gvr.resource);
+                missed.for_each(|(_, _, event)| sender.send(event.clone()).unwrap());
                 state.watchers.push((gvr.resource, sender));
                 let events = stream::unfold(receiver, |mut r| async move { Some((r.recv().await?, r)) });
                 let body = ResponseBody::Watch(Box::pin(events));
