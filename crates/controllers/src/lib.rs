@@ -64,3 +64,8 @@ async fn discover(client: &Client) -> Vec<discovery::ApiResource> {
         client.clock().sleep(backoff.next(client.clock().as_ref())).await;
     }
 }
+
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ pub struct RootCaController {
 
 /// The one entry of the ConfigMap that matters.
 #[derive(Deserialize)]
-struct TrustBundle {
+pub(crate) struct TrustBundle {
     #[serde(default)]
     data: std::collections::BTreeMap<String, String>,
 }
