@@ -1,5 +1,6 @@
 use super::*;
 use crate::schema::test_table;
+use proptest::prelude::*;
 use serde_json::json;
 
 fn text_of(decoded: &Decoded) -> String {
@@ -129,5 +130,64 @@ fn scanning_and_splicing() {
     assert_eq!(&splice(empty, offset, 0)[..], br#"{"metadata":{"resourceVersion":"0"}}"#);
     for bad in ["", "[", "{\"a\"", "{\"metadata\":{\"name\":\"x}", "{\"a\":{]"] {
         assert!(meta::scan(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+fn value() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(|b| json!(b)),
+        any::<i32>().prop_map(|i| json!(i)),
+        "[a-z\"\\\\{}é]{0,4}".prop_map(|s| json!(s)),
+    ];
+    let key = "metadata|spec|name|labels|items|replicas|uid|ports|any|[a-z]";
+    leaf.prop_recursive(5, 40, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|v| json!(v)),
+            prop::collection::btree_map(key, inner, 0..5).prop_map(|m| json!(m)),
+        ]
+    })
+}
+
+proptest! {
+    /// What was decoded decodes again to itself, without findings, whatever came in.
+    #[test]
+    fn decoding_settles(body in value()) {
+        let (table, ty) = test_table();
+        if let Ok(first) = decode_json(&table, ty, body.to_string().as_bytes(), Mode::Ignore) {
+            let again = decode_json(&table, ty, &encode(&first.object), Mode::Strict).unwrap();
+            prop_assert_eq!(&again.object, &first.object);
+            let yaml = serde_yaml_ng::to_string(&first.object.0).unwrap();
+            prop_assert_eq!(decode_yaml(&table, ty, yaml.as_bytes(), Mode::Strict).unwrap().object, first.object.clone());
+            let mut pruned = first.object.clone();
+            prop_assert_eq!(prune(&table, ty, &mut pruned), Vec::<String>::new());
+        }
+    }
+
+    /// The scanner reads what a parser reads.
+    #[test]
+    fn scanning_agrees_with_parsing(name in "\\PC{0,6}", label in "\\PC{0,6}", node in "\\PC{0,6}", extra in value(), pretty in any::<bool>()) {
+        let object = json!({"a": extra, "metadata": {"annotations": extra, "labels": {"l": label}, "name": name}, "spec": {"nodeName": node, "x": extra}});
+        let bytes = if pretty { serde_json::to_vec_pretty(&object) } else { serde_json::to_vec(&object) }.unwrap();
+        let (meta, values) = meta::scan_fields(&bytes, &["spec.nodeName"]).unwrap();
+        prop_assert_eq!((&meta.name, &meta.labels["l"], &values[0]), (&name, &label, &node));
+        let spliced: serde_json::Value = serde_json::from_slice(&splice(&bytes, meta.splice_offset, 7)).unwrap();
+        prop_assert_eq!(&spliced["metadata"]["resourceVersion"], "7");
+        prop_assert_eq!(&spliced["spec"], &object["spec"]);
+    }
+
+    #[test]
+    fn nothing_panics_on_noise(text in "[\\[\\]{}:,\"a-c\\\\ 0-9.eKi+!=<>()-]{0,24}", bytes in prop::collection::vec(any::<u8>(), 0..32)) {
+        let (table, ty) = test_table();
+        let results = [
+            meta::scan(text.as_bytes()).is_ok(),
+            meta::scan(&bytes).is_ok(),
+            decode_json(&table, ty, &bytes, Mode::Warn).is_ok(),
+            decode_yaml(&table, ty, text.as_bytes(), Mode::Warn).is_ok(),
+            crate::Quantity::parse(&text).is_ok(),
+            crate::LabelSelector::parse(&text).is_ok(),
+            crate::FieldSelector::parse(&text).is_ok(),
+        ];
+        prop_assert_eq!(results.len(), 7);
     }
 }
