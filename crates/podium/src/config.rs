@@ -36,7 +36,8 @@ impl Paths {
     /// # Errors
     /// When the directory can't be made or resolved.
     pub(crate) fn create(data_dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
+        std::fs::create_dir_all(data_dir)
+            .with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
         restrict(data_dir)?;
         Self::existing(data_dir)
     }
@@ -133,7 +134,8 @@ pub(crate) fn node_address() -> IpAddr {
 /// When nothing usable is left of the host name.
 pub(crate) fn default_node_name() -> Result<String> {
     let raw = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    let name: String = raw.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let name: String =
+        raw.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let name = name.trim_matches(['-', '.']).to_owned();
     anyhow::ensure!(!name.is_empty(), "the host name {raw:?} makes no node name: give --node-name");
     Ok(name)

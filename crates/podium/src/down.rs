@@ -28,12 +28,14 @@ pub(crate) fn run(args: &DownArgs) -> Result<()> {
     };
     let report = runtime::down(&paths.engine()?).context("cannot remove all containers")?;
     outln(&format!("removed {report}"));
-    let pool = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
+    let pool =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
     pool.block_on(net::down(&paths.network(), &paths.instance)).context("cannot remove the pod network")?;
     outln("removed the pod network");
     remove_volumes(&paths)?;
     if args.purge {
-        std::fs::remove_dir_all(&paths.data).with_context(|| format!("cannot delete {}", paths.data.display()))?;
+        std::fs::remove_dir_all(&paths.data)
+            .with_context(|| format!("cannot delete {}", paths.data.display()))?;
         outln(&format!("deleted {}", paths.data.display()));
     }
     Ok(())
@@ -58,7 +60,8 @@ fn remove_volumes(paths: &Paths) -> Result<()> {
 /// Mount points below a folder, the innermost first (proc(5), mountinfo: the fifth field).
 fn mount_points_below(table: &str, folder: &str) -> Vec<String> {
     let below = format!("{}/", folder.trim_end_matches('/'));
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
+    let points =
+        table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
     let mut points: Vec<String> = points.filter(|point| point.starts_with(&below)).collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.len()));
     points

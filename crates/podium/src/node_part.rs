@@ -41,8 +41,10 @@ impl NodePart {
         progress: &mut Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<Self> {
-        let engine = runtime::Engine::open(paths.engine()?).await.context("cannot start the container engine")?;
-        toolbox_image(&engine).await?;
+        let engine =
+            runtime::Engine::open(paths.engine()?).await.context("cannot start the container engine")?;
+        let layout = toolbox::image_layout(&paths.engine()?.exe);
+        engine.ensure_builtin_image(TOOLBOX_IMAGE, layout).await.context("cannot pack the toolbox image")?;
         progress.ready("runtime", &paths.run().display().to_string());
 
         let pod_net = PodNet::open(net::PodNetConfig {
@@ -53,6 +55,8 @@ impl NodePart {
         })
         .await
         .context("cannot set up the pod network")?;
+        let living = engine.list_sandboxes().into_iter().map(|sandbox| sandbox.pod_uid).collect();
+        pod_net.cleanup(&living).await.context("cannot free the addresses of vanished pods")?;
         let mut tasks = JoinSet::new();
         dns_service(&control.client("kubernetes-admin", &["system:masters"])).await?;
         tasks.spawn(net::proxy::run(
@@ -65,7 +69,7 @@ impl NodePart {
         progress.ready("network", &format!("pods {network}/{prefix}, services {}", config::SERVICE_CIDR));
 
         let agent = NodeAgent::new(
-            node_config(control, paths, node_name, node_ip),
+            node_config(paths, node_name, node_ip),
             control.client(&format!("system:node:{node_name}"), &["system:nodes"]),
             Arc::new(Containers(engine)),
             Arc::new(Network(pod_net)),
@@ -105,6 +109,16 @@ impl NodePart {
     }
 }
 
+fn node_config(paths: &Paths, node_name: &str, node_ip: IpAddr) -> NodeConfig {
+    let (network, prefix) = config::POD_CIDR;
+    NodeConfig {
+        cluster_dns: vec![config::DNS_SERVICE_IP.into()],
+        cluster_domain: config::CLUSTER_DOMAIN.into(),
+        pod_cidr: Some(format!("{network}/{prefix}")),
+        ..NodeConfig::new(node_name, paths.pods(), paths.logs(), node_ip)
+    }
+}
+
 fn proxy_config(paths: &Paths, node_name: &str) -> net::proxy::ProxyConfig {
     net::proxy::ProxyConfig {
         node_name: node_name.to_owned(),
@@ -120,7 +134,10 @@ fn dns_config() -> net::dns::DnsConfig {
         domain: config::CLUSTER_DOMAIN.into(),
         listen: vec![SocketAddr::new(config::gateway_address().into(), 53)],
         own_addresses: vec![config::gateway_address().into(), config::DNS_SERVICE_IP.into()],
-        reverse_ranges: [Some(config::POD_CIDR), net::parse_cidr(config::SERVICE_CIDR)].into_iter().flatten().collect(),
+        reverse_ranges: [Some(config::POD_CIDR), net::parse_cidr(config::SERVICE_CIDR)]
+            .into_iter()
+            .flatten()
+            .collect(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     }
 }
@@ -144,7 +161,7 @@ async fn dns_service(client: &Client) -> Result<()> {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kube-dns-node", "namespace": "kube-system", "labels": {
-            "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "podium.local/bootstrap",
+            "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "podium-bootstrap",
         }},
         "addressType": "IPv4",
         "endpoints": [{"addresses": [config::gateway_address().to_string()], "conditions": {"ready": true, "serving": true, "terminating": false}}],

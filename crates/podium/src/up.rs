@@ -37,7 +37,8 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
         }
     };
     let paths = Paths::create(&args.data_dir)?;
-    let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let pool =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     pool.block_on(serve(args, &paths, node_name))
 }
 
@@ -96,13 +97,19 @@ impl Parts {
             let node = NodePart::start(control, paths, &name, node_ip, &mut progress, stopping).await?;
             self.node.insert(node).ready(&client, &name, &mut progress).await?;
         }
-        let lines = [format!("export KUBECONFIG={}", paths.admin_kubeconfig().display()), "kubectl get pods -A".into()];
+        let lines = [
+            format!("export KUBECONFIG={}", paths.admin_kubeconfig().display()),
+            "kubectl get pods -A".into(),
+        ];
         progress.done(&format!("cluster ready at {url}"), &lines);
         if !args.apply.is_empty() {
             apply::apply(&client, &args.apply).await?;
         }
         control.store_failed().await;
-        bail!("the store can no longer write to {}: nothing more is acknowledged, see the log", paths.data.display())
+        bail!(
+            "the store can no longer write to {}: nothing more is acknowledged, see the log",
+            paths.data.display()
+        )
     }
 
     async fn stop(&mut self) {

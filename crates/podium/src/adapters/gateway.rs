@@ -23,7 +23,9 @@ impl LocalNode {
     fn agent(&self, node: &str) -> Result<&NodeAgent, Status> {
         match self.agent.get() {
             Some((name, agent)) if name == node => Ok(agent),
-            Some(_) | None => Err(Status::unavailable(format!("node {node:?} is not reachable from this server"))),
+            Some(_) | None => {
+                Err(Status::unavailable(format!("node {node:?} is not reachable from this server")))
+            }
         }
     }
 }

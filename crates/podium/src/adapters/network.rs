@@ -11,8 +11,14 @@ use node::ports::{NetError, PodNetwork};
 pub(crate) struct Network(pub(crate) PodNet);
 
 impl PodNetwork for Network {
-    fn attach<'a>(&'a self, pod_uid: &'a str, netns: &'a Path) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>> {
-        Box::pin(async move { self.0.attach(pod_uid, netns).await.map_err(|error| NetError(error.to_string())) })
+    fn attach<'a>(
+        &'a self,
+        pod_uid: &'a str,
+        netns: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>> {
+        Box::pin(
+            async move { self.0.attach(pod_uid, netns).await.map_err(|error| NetError(error.to_string())) },
+        )
     }
 
     fn detach<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<(), NetError>> {

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ExecOptions, ExecSession};
+use api::Status;
+use api::stream::{ExecOptions, ExecOutput, ExecSession, TerminalSize};
 use futures_util::future::BoxFuture;
 use node::ports;
 use runtime::Engine;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// The container engine of this machine.
 pub(crate) struct Containers(pub(crate) Arc<Engine>);
@@ -17,7 +18,9 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, ports::RuntimeError>>;
 
 impl ports::Runtime for Containers {
     fn run_pod_sandbox(&self, config: ports::SandboxConfig) -> Answer<'_, ports::SandboxStatus> {
-        Box::pin(async move { self.0.run_sandbox(sandbox_spec(config)).await.map(sandbox_status).map_err(error) })
+        Box::pin(
+            async move { self.0.run_sandbox(sandbox_spec(config)).await.map(sandbox_status).map_err(error) },
+        )
     }
 
     fn stop_pod_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
@@ -29,14 +32,17 @@ impl ports::Runtime for Containers {
     }
 
     fn list_pod_sandboxes(&self) -> Answer<'_, Vec<ports::SandboxStatus>> {
-        Box::pin(async move {
-            let list = self.0.list_sandboxes().await.map_err(error)?;
-            Ok(list.into_iter().map(sandbox_status).collect())
-        })
+        Box::pin(async move { Ok(self.0.list_sandboxes().into_iter().map(sandbox_status).collect()) })
     }
 
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ports::ContainerConfig) -> Answer<'a, String> {
-        Box::pin(async move { self.0.create_container(sandbox_id, container_spec(config)).await.map_err(error) })
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        config: ports::ContainerConfig,
+    ) -> Answer<'a, String> {
+        Box::pin(
+            async move { self.0.create_container(sandbox_id, container_spec(config)).await.map_err(error) },
+        )
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
@@ -52,10 +58,7 @@ impl ports::Runtime for Containers {
     }
 
     fn list_containers(&self) -> Answer<'_, Vec<ports::ContainerStatus>> {
-        Box::pin(async move {
-            let list = self.0.list_containers().await.map_err(error)?;
-            Ok(list.into_iter().map(container_status).collect())
-        })
+        Box::pin(async move { Ok(self.0.list_containers().into_iter().map(container_status).collect()) })
     }
 
     fn exec_sync<'a>(
@@ -74,8 +77,8 @@ impl ports::Runtime for Containers {
         Box::pin(async move { self.0.exec(id, exec_spec(options)).await.map(session).map_err(error) })
     }
 
-    fn attach<'a>(&'a self, id: &'a str, options: ExecOptions) -> Answer<'a, ExecSession> {
-        Box::pin(async move { self.0.attach(id, exec_spec(options)).await.map(session).map_err(error) })
+    fn attach<'a>(&'a self, id: &'a str, _: ExecOptions) -> Answer<'a, ExecSession> {
+        Box::pin(async move { self.0.attach(id).await.map(session).map_err(error) })
     }
 
     fn events(&self) -> mpsc::UnboundedReceiver<ports::RuntimeEvent> {
@@ -199,7 +202,12 @@ fn mount(m: ports::Mount) -> runtime::Mount {
         ports::Propagation::HostToContainer => runtime::Propagation::HostToContainer,
         ports::Propagation::Bidirectional => runtime::Propagation::Bidirectional,
     };
-    runtime::Mount { host_path: m.host_path, container_path: m.container_path, readonly: m.readonly, propagation }
+    runtime::Mount {
+        host_path: m.host_path,
+        container_path: m.container_path,
+        readonly: m.readonly,
+        propagation,
+    }
 }
 
 fn container_status(c: runtime::ContainerStatus) -> ports::ContainerStatus {
@@ -239,4 +247,59 @@ fn runtime_event(event: runtime::RuntimeEvent) -> ports::RuntimeEvent {
 
 fn exec_spec(o: ExecOptions) -> runtime::ExecSpec {
     runtime::ExecSpec { command: o.command, stdin: o.stdin, stdout: o.stdout, stderr: o.stderr, tty: o.tty }
+}
+
+fn image(i: runtime::ImageInfo) -> ports::ImageInfo {
+    ports::ImageInfo {
+        id: i.id,
+        repo_digests: i.repo_digests,
+        repo_tags: i.repo_tags,
+        size_bytes: i.size_bytes,
+        entrypoint: i.entrypoint,
+        cmd: i.cmd,
+        env: i.env,
+        working_dir: i.working_dir,
+        user: i.user,
+        stop_signal: i.stop_signal,
+    }
+}
+
+/// Both sides speak through channels; only the words differ, and a task carries them over.
+fn session(streams: runtime::ExecStreams) -> ExecSession {
+    let runtime::ExecStreams { stdin, output: mut from, resize: to_resize, exit: from_exit } = streams;
+    let (output_sender, output) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(part) = from.recv().await {
+            let part = match part {
+                runtime::ExecOutput::Stdout(bytes) => ExecOutput::Stdout(bytes),
+                runtime::ExecOutput::Stderr(bytes) => ExecOutput::Stderr(bytes),
+            };
+            if output_sender.send(part).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (resize, mut sizes) = mpsc::channel::<TerminalSize>(4);
+    tokio::spawn(async move {
+        while let Some(size) = sizes.recv().await {
+            let size = runtime::TerminalSize { width: size.width, height: size.height };
+            if to_resize.send(size).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (mut exit_sender, exit) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            // the far side went away: dropping its end ends the command
+            () = exit_sender.closed() => {}
+            ended = from_exit => {
+                let outcome = ended.unwrap_or_else(|_| Err(runtime::RuntimeError::Other("the stream broke".into())));
+                if exit_sender.send(outcome.map_err(Status::internal)).is_err() {
+                    tracing::debug!("nobody waits for the exit code");
+                }
+            }
+        }
+    });
+    ExecSession { stdin, output, resize, exit }
 }

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use api::{
-    ApiRequest, EventKind, GroupVersionKind, GroupVersionResource, Object, ObjectKey, PatchType, RequestOptions,
+    ApiRequest, EventKind, GroupVersionKind, GroupVersionResource, Object, ObjectKey, PatchType,
+    RequestOptions,
 };
 use client::Client;
 use futures_util::StreamExt as _;
@@ -50,7 +51,9 @@ pub(crate) async fn apply(client: &Client, paths: &[PathBuf]) -> Result<()> {
         applied.push((served, key, object));
     }
     wait(client, &applied).await;
-    for line in applied.iter().filter_map(|(served, _, object)| rollout::address(&served.gvr.resource, object)) {
+    for line in
+        applied.iter().filter_map(|(served, _, object)| rollout::address(&served.gvr.resource, object))
+    {
         outln(&format!("  curl {line}"));
     }
     Ok(())
@@ -72,7 +75,9 @@ async fn discover(
     let list: serde_json::Value = serde_json::from_slice(&bytes).context("malformed discovery document")?;
     let resources = list["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
     for resource in resources {
-        let (Some(name), Some(kind)) = (resource["name"].as_str(), resource["kind"].as_str()) else { continue };
+        let (Some(name), Some(kind)) = (resource["name"].as_str(), resource["kind"].as_str()) else {
+            continue;
+        };
         if !name.contains('/') {
             let served = Served {
                 gvr: GroupVersionResource::new(&gvk.group, &gvk.version, name),
@@ -124,7 +129,9 @@ async fn follow(client: &Client, served: &Served, key: &ObjectKey, report: &mpsc
             if !matches!(event.kind, EventKind::Added | EventKind::Modified) {
                 continue;
             }
-            let Some(object) = serde_json::from_slice(&event.object).ok().and_then(Object::from_value) else { continue };
+            let Some(object) = serde_json::from_slice(&event.object).ok().and_then(Object::from_value) else {
+                continue;
+            };
             let Some(state) = rollout::state(&served.gvr.resource, &object) else { continue };
             let line = format!("{}/{}: {}", served.gvr.group_resource(), key.name, state.text);
             if line != shown && report.send((line.clone(), state.finished)).await.is_err() || state.finished {

@@ -88,14 +88,35 @@ mod tests {
     fn a_deployment_is_ready_only_when_its_newest_generation_is_available() {
         let table = [
             (json!({}), "0 of 3 replicas ready", false),
-            (json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3}), "3 of 3 replicas ready", false),
-            (json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "readyReplicas": 3, "availableReplicas": 3}), "3 of 3 replicas ready", false),
-            (json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "readyReplicas": 4, "availableReplicas": 4}), "4 of 3 replicas ready", false),
-            (json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3}), "ready: 3 of 3 replicas", true),
-            (json!({"conditions": [{"type": "Progressing", "status": "False", "message": "deadline"}]}), "failed: deadline", true),
+            (
+                json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3}),
+                "3 of 3 replicas ready",
+                false,
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "readyReplicas": 3, "availableReplicas": 3}),
+                "3 of 3 replicas ready",
+                false,
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "readyReplicas": 4, "availableReplicas": 4}),
+                "4 of 3 replicas ready",
+                false,
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3}),
+                "ready: 3 of 3 replicas",
+                true,
+            ),
+            (
+                json!({"conditions": [{"type": "Progressing", "status": "False", "message": "deadline"}]}),
+                "failed: deadline",
+                true,
+            ),
         ];
         for (status, text, finished) in table {
-            let deployment = object(json!({"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status}));
+            let deployment =
+                object(json!({"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status}));
             assert_eq!(state("deployments", &deployment), Some(State { text: text.into(), finished }));
         }
     }
@@ -104,9 +125,15 @@ mod tests {
     fn services_are_reached_by_node_port_or_cluster_address() {
         let service = |spec: Value| address("services", &object(json!({"spec": spec})));
         let port = json!([{"port": 53, "protocol": "UDP"}, {"port": 80, "protocol": "TCP"}]);
-        assert_eq!(service(json!({"clusterIP": "10.96.1.2", "ports": port})).unwrap(), "http://10.96.1.2:80/");
+        assert_eq!(
+            service(json!({"clusterIP": "10.96.1.2", "ports": port})).unwrap(),
+            "http://10.96.1.2:80/"
+        );
         assert_eq!(service(json!({"clusterIP": "None", "ports": port})), None);
         let port = json!([{"port": 80, "nodePort": 30080}]);
-        assert_eq!(service(json!({"clusterIP": "10.96.1.2", "ports": port})).unwrap(), "http://127.0.0.1:30080/");
+        assert_eq!(
+            service(json!({"clusterIP": "10.96.1.2", "ports": port})).unwrap(),
+            "http://127.0.0.1:30080/"
+        );
     }
 }

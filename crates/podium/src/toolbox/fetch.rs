@@ -59,8 +59,9 @@ fn get(url: &str, timeout: Duration) -> Result<(u16, String), String> {
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: fetch\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: fetch\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;

@@ -89,7 +89,13 @@ fn show(path: &std::path::Path, name: &str, long: bool) -> io::Result<()> {
     }
     let meta = fs::symlink_metadata(path)?;
     let target = fs::read_link(path).map(|t| format!(" -> {}", t.display())).unwrap_or_default();
-    outln(&format!("{:06o} {:>4} {:>4} {:>9} {name}{target}", meta.mode(), meta.uid(), meta.gid(), meta.size()));
+    outln(&format!(
+        "{:06o} {:>4} {:>4} {:>9} {name}{target}",
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.size()
+    ));
     Ok(())
 }
 

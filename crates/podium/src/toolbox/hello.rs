@@ -126,8 +126,11 @@ mod tests {
 
     #[test]
     fn health_can_be_told_to_fail_and_to_recover() {
-        let server =
-            Server { host_name: "web-1".into(), greeting: Some("hi".into()), failing: AtomicBool::new(false) };
+        let server = Server {
+            host_name: "web-1".into(),
+            greeting: Some("hi".into()),
+            failing: AtomicBool::new(false),
+        };
         let ask = |path: &str| {
             let (status, body) = server.answer(path, "", &[]);
             format!("{path}: {status}: {}", body.trim_end())

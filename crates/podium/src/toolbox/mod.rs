@@ -51,9 +51,23 @@ const APPLETS: &[(&str, Applet)] = &[
     ("wc", files::wc),
 ];
 
-/// Names of the links in the image's `/bin`.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    APPLETS.iter().map(|(name, _)| *name)
+/// The built-in image: the program, a link per applet, and the few files that users expect.
+pub(crate) fn image_layout(executable: &Path) -> runtime::Layout {
+    const PROGRAM: &str = "/podium";
+    let text = |path: &str, content: &str| (path.to_owned(), content.to_owned(), 0o644);
+    runtime::Layout {
+        executable: executable.to_owned(),
+        program: PROGRAM.into(),
+        links: APPLETS.iter().map(|(name, _)| (format!("/bin/{name}"), PROGRAM.to_owned())).collect(),
+        files: vec![
+            text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
+            text("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+        ],
+        folders: vec![("/tmp".into(), 0o1777), ("/root".into(), 0o700)],
+        entrypoint: Vec::new(),
+        cmd: vec!["hello".into()],
+        env: vec![("PATH".into(), "/bin".into())],
+    }
 }
 
 /// Runs the applet that the program's own name picks; `None` when it is no applet's name.

@@ -61,7 +61,9 @@ impl Resolver {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 ["nameserver", server, ..] => resolver.servers.extend(server.parse::<IpAddr>()),
-                ["search", domains @ ..] => resolver.search = domains.iter().map(|d| (*d).to_owned()).collect(),
+                ["search", domains @ ..] => {
+                    resolver.search = domains.iter().map(|d| (*d).to_owned()).collect()
+                }
                 ["options", options @ ..] => {
                     let ndots = options.iter().find_map(|o| o.strip_prefix("ndots:")?.parse().ok());
                     resolver.ndots = ndots.unwrap_or(resolver.ndots);

@@ -112,8 +112,10 @@ pub(super) fn kill(arguments: &[String]) -> u8 {
 /// `ps`: process ids and command lines of the container.
 pub(super) fn ps(_: &[String]) -> u8 {
     let Ok(entries) = std::fs::read_dir("/proc") else { return fail("ps", "/proc is not mounted") };
-    let mut pids: Vec<u32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|n| n.parse().ok())).collect();
+    let mut pids: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str().and_then(|n| n.parse().ok()))
+        .collect();
     pids.sort_unstable();
     outln("  PID COMMAND");
     for pid in pids {

@@ -44,7 +44,8 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/web.yaml");
         let mut child = podium(&dir.path().join("data")).arg("--apply").arg(manifest).spawn().unwrap();
-        let curl_line = wait_for_line(&mut child, |line| line.trim().strip_prefix("curl ").map(str::to_owned));
+        let curl_line =
+            wait_for_line(&mut child, |line| line.trim().strip_prefix("curl ").map(str::to_owned));
         let data = dir.path().join("data");
         let client = connect(&data);
         let instance = instance(&data);
@@ -192,7 +193,8 @@ impl Cluster {
         let writer = tokio::spawn(async move {
             for number in first.. {
                 let map: ConfigMap =
-                    serde_json::from_value(json!({"metadata": {"name": format!("written-{number}")}})).unwrap();
+                    serde_json::from_value(json!({"metadata": {"name": format!("written-{number}")}}))
+                        .unwrap();
                 if client.create(Some("default"), &map).await.is_err() {
                     return number;
                 }
@@ -234,7 +236,10 @@ impl Drop for Cluster {
         drop(self.child.kill());
         drop(self.child.wait());
         drop(
-            Command::new(env!("CARGO_BIN_EXE_podium")).args(["down", "--purge", "--data-dir"]).arg(self.data_dir()).status(),
+            Command::new(env!("CARGO_BIN_EXE_podium"))
+                .args(["down", "--purge", "--data-dir"])
+                .arg(self.data_dir())
+                .status(),
         );
     }
 }
@@ -275,8 +280,10 @@ fn connect(data_dir: &Path) -> Client {
     let decode = |field: &str| {
         String::from_utf8(base64::engine::general_purpose::STANDARD.decode(value(field)).unwrap()).unwrap()
     };
-    let identity =
-        Identity::ClientCert { cert_pem: decode("client-certificate-data"), key_pem: decode("client-key-data") };
+    let identity = Identity::ClientCert {
+        cert_pem: decode("client-certificate-data"),
+        key_pem: decode("client-key-data"),
+    };
     let ca = decode("certificate-authority-data");
     let transport = HttpTransport::new(&value("server"), &ca, identity).unwrap();
     Client::new(Arc::new(transport), "e2e")

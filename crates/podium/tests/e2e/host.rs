@@ -24,7 +24,12 @@ pub(crate) fn prepare() {
 fn links() -> Vec<String> {
     // /sys shows the namespace it was mounted in; this file shows the reader's
     let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    table.lines().skip(2).filter_map(|line| line.split(':').next()).map(|name| name.trim().to_owned()).collect()
+    table
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split(':').next())
+        .map(|name| name.trim().to_owned())
+        .collect()
 }
 
 /// Interfaces of pods: all but loopback, kernel-made fallback devices and the node's own bridge.

@@ -47,12 +47,20 @@ async fn main_job() {
     assert!(answer.starts_with("hello from web-"), "{answer:?}");
 
     step("the client pod reaches all replicas by the Service's name");
-    cluster.eventually("all three replicas in the client's log", async |c| c.answering_replicas().await.len() == 3).await;
+    cluster
+        .eventually("all three replicas in the client's log", async |c| {
+            c.answering_replicas().await.len() == 3
+        })
+        .await;
 
     step("a container whose process ends is started again");
     let pod = cluster.web_pods().await.remove(0);
     cluster.get(&format!("http://{}:8080/exit", pod.ip));
-    cluster.eventually("one restart", async |c| c.pod(&pod.name).await.is_some_and(|p| p.restarts == 1 && p.ready)).await;
+    cluster
+        .eventually("one restart", async |c| {
+            c.pod(&pod.name).await.is_some_and(|p| p.restarts == 1 && p.ready)
+        })
+        .await;
 
     step("a failing health check takes the pod out of the Service, then restarts it");
     let pod = cluster.web_pods().await.remove(1);
@@ -102,7 +110,10 @@ async fn main_job() {
         let written = cluster.written().await;
         assert_eq!(written, (0..written.len()).collect::<Vec<_>>(), "no gap");
         // the write that the kill cut off may have become durable before its answer was sent
-        assert!((acknowledged..=acknowledged + 1).contains(&written.len()), "{acknowledged} acknowledged: {written:?}");
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&written.len()),
+            "{acknowledged} acknowledged: {written:?}"
+        );
         next = written.len();
     }
     cluster.eventually("the same containers", async |c| c.containers().await == before).await;
@@ -112,7 +123,9 @@ async fn main_job() {
     cluster.delete_namespace(NAMESPACE).await;
     cluster.eventually("no namespace", async |c| !c.namespace_exists(NAMESPACE).await).await;
     cluster
-        .eventually("no pod on the host", async |c| host::pod_links(&c.instance).is_empty() && host::cgroups(&c.instance) <= 1)
+        .eventually("no pod on the host", async |c| {
+            host::pod_links(&c.instance).is_empty() && host::cgroups(&c.instance) <= 1
+        })
         .await;
 
     step("down leaves nothing");

@@ -52,7 +52,10 @@ impl Shell {
     pub(super) fn run(&mut self, list: &[Command]) -> u8 {
         for command in list {
             self.command(command);
-            if self.stop_at_error && self.status != 0 && !matches!(command, Command::And(..) | Command::Or(..)) {
+            if self.stop_at_error
+                && self.status != 0
+                && !matches!(command, Command::And(..) | Command::Or(..))
+            {
                 self.exiting.get_or_insert(self.status);
             }
             if self.exiting.is_some() || self.jump.is_some() {
@@ -218,7 +221,8 @@ impl Shell {
             Some("cd") => {
                 let home = self.variable("HOME");
                 let dir = arguments.first().map_or(if home.is_empty() { "/" } else { &home }, String::as_str);
-                std::env::set_current_dir(dir).map_or_else(|error| fail("cd", format!("{dir}: {error}")), |()| 0)
+                std::env::set_current_dir(dir)
+                    .map_or_else(|error| fail("cd", format!("{dir}: {error}")), |()| 0)
             }
             Some("export") => {
                 for (name, value) in arguments.iter().filter_map(|word| assignment(word)) {
@@ -362,4 +366,3 @@ fn code(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(255)
 }
-

@@ -87,7 +87,8 @@ impl Expansion<'_> {
         let (name, after) = match text.strip_prefix('{') {
             Some(inner) => inner.split_once('}').unwrap_or((inner, "")),
             None => {
-                let special = text.starts_with(['?', '#', '@', '*', '$']) || text.starts_with(|c: char| c.is_ascii_digit());
+                let special = text.starts_with(['?', '#', '@', '*', '$'])
+                    || text.starts_with(|c: char| c.is_ascii_digit());
                 let end = if special {
                     1
                 } else {

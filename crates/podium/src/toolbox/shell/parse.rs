@@ -231,7 +231,9 @@ impl Parser {
             let mut command = self.and_or()?;
             if self.skip("&") {
                 command = Command::Background(Box::new(command));
-            } else if self.peek().is_some() && !self.skip(";") && !self.keyword().is_some_and(|w| closing.contains(&w))
+            } else if self.peek().is_some()
+                && !self.skip(";")
+                && !self.keyword().is_some_and(|w| closing.contains(&w))
             {
                 return self.peek().map_or(Err(Error::Incomplete), |token| Err(unexpected(token)));
             }
