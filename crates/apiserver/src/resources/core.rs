@@ -19,10 +19,6 @@ use crate::printing::cells;
 const GET_CREATE: &[Verb] = &[Verb::Create, Verb::Get];
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
-/// Namespaces are deleted one by one.
-const NO_COLLECTIVE_DELETE: &[Verb] =
-    &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
-
 fn pods() -> Row {
     Row::new("pods", "Pod")
         .short(&["po"])
@@ -111,7 +107,6 @@ pub(super) fn rows() -> Vec<Row> {
             .short(&["ns"])
             .cluster()
             .named(names::dns_label)
-            .verbs(NO_COLLECTIVE_DELETE)
             .fields(&["status.phase"])
             .part("finalize", &[Verb::Update])
             .status()

@@ -113,6 +113,19 @@ fn rows_are_consistent() {
     }
 }
 
+#[test]
+fn one_address_in_two_fields() {
+    let out = defaulted(
+        "",
+        "nodes",
+        json!({"spec": {"podCIDR": "10.1.0.0/24"}, "status": {"capacity": {"cpu": "2"}}}),
+    );
+    assert_eq!(out["spec"]["podCIDRs"], json!(["10.1.0.0/24"]));
+    assert_eq!(out["status"]["allocatable"], json!({"cpu": "2"}));
+    let out = defaulted("", "pods", json!({"spec": {}, "status": {"podIPs": [{"ip": "10.1.0.2"}]}}));
+    assert_eq!(out["status"]["podIP"], "10.1.0.2");
+}
+
 fn deployment() -> Value {
     json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {
         "selector": {"matchLabels": {"app": "web"}},
@@ -122,7 +135,9 @@ fn deployment() -> Value {
 
 #[test]
 fn deployment_defaults() {
-    let out = defaulted("apps", "deployments", deployment());
+    let mut value = deployment();
+    value["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1"}});
+    let out = defaulted("apps", "deployments", value);
     let spec = &out["spec"];
     assert_eq!(spec["replicas"], 1);
     assert_eq!(spec["revisionHistoryLimit"], 10);
@@ -135,6 +150,7 @@ fn deployment_defaults() {
     assert_eq!(pod["restartPolicy"], "Always");
     assert_eq!(pod["dnsPolicy"], "ClusterFirst");
     assert_eq!(pod.get("enableServiceLinks"), None, "only pods have it");
+    assert_eq!(pod["containers"][0]["resources"], json!({"limits": {"cpu": "1"}}), "only pods get requests");
     assert_eq!(pod["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(pod["containers"][0]["ports"][0]["protocol"], "TCP");
 }
@@ -204,7 +220,7 @@ fn rules_of_smaller_kinds() {
             "nodes",
             json!({"spec": {"taints": [{"key": "a", "effect": "Bad"}], "podCIDR": "x"}}),
             "spec.taints[0].effect: Unsupported value: \"Bad\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"\n\
-             spec.podCIDR: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)\n",
+             spec.podCIDRs[0]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)\n",
         ),
         (
             "rbac.authorization.k8s.io",

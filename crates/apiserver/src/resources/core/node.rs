@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use api::{FieldError, Object};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::resources::check::{At, Errors};
 use crate::resources::row::Hooks;
@@ -11,8 +11,15 @@ use crate::resources::{names, quantity};
 
 pub(super) const NODE: Hooks = Hooks { default, validate, validate_update, ..Hooks::NONE };
 
-/// `allocatable` is what `capacity` says where nobody says otherwise.
+/// `allocatable` is what `capacity` says where nobody says otherwise; `podCIDR` is the first of `podCIDRs`.
 fn default(o: &mut Object) {
+    let single = o.str(&["spec", "podCIDR"]).to_owned();
+    let first = o.get(&["spec", "podCIDRs"]).and_then(|list| list.get(0)).cloned();
+    match first {
+        None if !single.is_empty() => o.set(&["spec", "podCIDRs"], json!([single])),
+        Some(first) if single.is_empty() => o.set(&["spec", "podCIDR"], first),
+        _ => {}
+    }
     if let Some(capacity) = o.get(&["status", "capacity"]).filter(|c| c.is_object()).cloned() {
         o.set_default(&["status", "allocatable"], capacity);
     }
@@ -25,7 +32,6 @@ fn validate(o: &Object, e: &mut Errors) {
     for cidr in networks.items() {
         cidr.text(e, names::cidr);
     }
-    spec.field("podCIDR").text(e, names::cidr);
     if let Some(first) = networks.items().next()
         && spec.field("podCIDR").is_set()
         && first.str() != spec.field("podCIDR").str()

@@ -34,12 +34,24 @@ fn qos_class(o: &Object) -> &'static str {
     }
 }
 
+/// `status.podIP` and the first of `status.podIPs` are one value.
+fn join_addresses(o: &mut Object) {
+    let single = o.str(&["status", "podIP"]).to_owned();
+    let first = o.get(&["status", "podIPs"]).and_then(|list| list.get(0)).map(|ip| ip["ip"].clone());
+    match first {
+        None if !single.is_empty() => o.set(&["status", "podIPs"], json!([{"ip": single}])),
+        Some(first) if single.is_empty() => o.set(&["status", "podIP"], first),
+        _ => {}
+    }
+}
+
 impl Strategy for PodStrategy {
     fn default(&self, object: &mut Object) {
         if let Some(spec) = object.0.get_mut("spec") {
             defaults::pod_spec(spec);
             defaults::pod_only(spec);
         }
+        join_addresses(object);
     }
 
     fn prepare_for_create(&self, _: &WriteContext<'_>, object: &mut Object) {

@@ -20,10 +20,9 @@ pub(crate) fn pod_spec(spec: &mut Value) {
         (_, old) if !old.is_empty() => spec["serviceAccountName"] = old.into(),
         _ => {}
     }
-    let host_network = spec.get("hostNetwork").and_then(Value::as_bool) == Some(true);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in items_mut(spec.get_mut(list)) {
-            self::container(container, host_network && list != "ephemeralContainers");
+            self::container(container);
         }
     }
     for volume in items_mut(spec.get_mut("volumes")) {
@@ -42,16 +41,13 @@ fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     let policy = pull_policy(text(container, "image"));
     fill(container, "imagePullPolicy", policy);
     fill(container, "terminationMessagePath", "/dev/termination-log");
     fill(container, "terminationMessagePolicy", "File");
     for port in items_mut(container.get_mut("ports")) {
         fill(port, "protocol", "TCP");
-        if host_network && let Some(number) = port.get("containerPort").cloned() {
-            fill_zero(port, "hostPort", number.as_i64().unwrap_or(0));
-        }
     }
     for variable in items_mut(container.get_mut("env")) {
         let source = object_mut(variable, "valueFrom");
@@ -75,7 +71,6 @@ fn container(container: &mut Value, host_network: bool) {
         }
     }
     fill(container, "resources", Value::Object(Map::new()));
-    requests_from_limits(container);
 }
 
 fn probe(probe: &mut Value) {
@@ -170,7 +165,19 @@ fn field_refs(items: Option<&mut Value>) {
     }
 }
 
-/// Pods get service links unless told otherwise; templates do not say so.
+/// What pods get and their templates do not: service links, requests taken from limits, host ports on the host's network.
 pub(crate) fn pod_only(spec: &mut Value) {
     fill(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool) == Some(true);
+    for list in ["initContainers", "containers"] {
+        for container in items_mut(spec.get_mut(list)) {
+            requests_from_limits(container);
+            let ports = container.get_mut("ports").filter(|_| host_network);
+            for port in items_mut(ports) {
+                if let Some(number) = port.get("containerPort").and_then(Value::as_i64) {
+                    fill_zero(port, "hostPort", number);
+                }
+            }
+        }
+    }
 }

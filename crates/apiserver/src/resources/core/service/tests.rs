@@ -67,8 +67,22 @@ impl Reader for Keys {
     }
 }
 
-/// A write as the registry does it, without a store.
+/// A write that passes all rules.
 fn write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Object, Status> {
+    try_write(keys, new, old).map_err(|refused| match refused {
+        Refused::Rules(text) => panic!("{text}"),
+        Refused::Allocation(status) => status,
+    })
+}
+
+#[derive(Debug)]
+enum Refused {
+    Rules(String),
+    Allocation(Status),
+}
+
+/// A write as the registry does it, without a store. Gives the new object, empty after a deletion.
+fn try_write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Object, Refused> {
     let user = UserInfo::new("u", &[]);
     let cx = WriteContext {
         user: &user,
@@ -91,7 +105,9 @@ fn write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Object
         row.strategy.default(new);
         let mut errors = row.strategy.validate(new);
         errors.extend(old.map(|old| row.strategy.validate_update(new, old)).unwrap_or_default());
-        assert!(errors.is_empty(), "{errors:?}");
+        if !errors.is_empty() {
+            return Err(Refused::Rules(format!("{errors:?}")));
+        }
     }
     let change = match (&mut new, old) {
         (Some(new), None) => Change::Create(new),
@@ -99,7 +115,11 @@ fn write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Object
         (None, Some(old)) => Change::Delete(old),
         (None, None) => unreachable!("a write has an object"),
     };
-    row.strategy.extend_txn(&cx, change, &mut txn).now_or_never().expect("nothing waits")?;
+    row.strategy
+        .extend_txn(&cx, change, &mut txn)
+        .now_or_never()
+        .expect("nothing waits")
+        .map_err(Refused::Allocation)?;
     keys.commit(txn);
     Ok(new.unwrap_or_default())
 }
@@ -253,4 +273,74 @@ fn rules() {
         change_findings("", "services", service("a", old), service("a", new)),
         "spec.clusterIPs[0]: Invalid value: [\"10.96.0.2\"]: may not change once set\n"
     );
+}
+
+/// Small deterministic numbers; the same seed gives the same trace.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn random_spec(numbers: &mut Numbers) -> Value {
+    let ports: Vec<Value> = (0..=numbers.below(2))
+        .map(|i| match numbers.below(3) {
+            0 => json!({"name": format!("p{i}"), "port": 80 + i, "nodePort": 30000 + numbers.below(10)}),
+            _ => json!({"name": format!("p{i}"), "port": 80 + i}),
+        })
+        .collect();
+    let without: Vec<Value> = ports.iter().map(|p| json!({"name": p["name"], "port": p["port"]})).collect();
+    match numbers.below(6) {
+        0 => json!({"type": "ExternalName", "externalName": "example.com", "ports": without}),
+        1 => json!({"clusterIP": "None", "ports": without}),
+        2 => json!({"type": "NodePort", "ports": ports}),
+        3 => json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports}),
+        4 => json!({"clusterIP": format!("10.96.0.{}", 1 + numbers.below(6)), "ports": without}),
+        _ => json!({"ports": without}),
+    }
+}
+
+/// Whatever happens, exactly the addresses and ports of the living Services are taken, each once.
+#[test]
+fn keys_follow_the_services() {
+    for seed in 0..30 {
+        let (keys, mut numbers) = (Keys::default(), Numbers(seed));
+        let mut living: BTreeMap<u64, Object> = BTreeMap::new();
+        for _ in 0..60 {
+            let id = numbers.below(6);
+            let old = living.get(&id).cloned();
+            let delete = numbers.below(4) == 0;
+            let new = match (&old, delete) {
+                (Some(_), true) => None,
+                (None, true) => continue,
+                (_, false) => Some(service(&format!("s{id}"), random_spec(&mut numbers))),
+            };
+            match try_write(&keys, new, old.as_ref()) {
+                Ok(new) if new.0.is_empty() => drop(living.remove(&id)),
+                Ok(new) => drop(living.insert(id, new)),
+                Err(_) => {} // refused: nothing may have changed
+            }
+            let mut wanted: Vec<String> = living
+                .values()
+                .flat_map(|o| {
+                    let ips = super::addresses(o).into_iter().map(crate::resources::core::allocation::ip_key);
+                    let mut ports = super::node_ports(o);
+                    ports.sort_unstable();
+                    ports.dedup();
+                    let ports = ports.into_iter().map(crate::resources::core::allocation::port_key);
+                    ips.chain(ports).map(|key| format!("{key}={}", super::owner(o))).collect::<Vec<_>>()
+                })
+                .collect();
+            wanted.sort();
+            let count = wanted.len();
+            wanted.dedup_by_key(|line| line.split('=').next().map(str::to_owned));
+            assert_eq!(wanted.len(), count, "seed {seed}: something is used twice");
+            let mut present = keys.all();
+            present.sort();
+            assert_eq!(present, wanted, "seed {seed}");
+        }
+    }
 }
