@@ -80,6 +80,18 @@ impl Engine {
                 }
             }
         }
+        self.remove_strays()
+    }
+
+    /// Deletes files of containers that nobody knows: left by a crash or a reboot.
+    fn remove_strays(&self) -> Result<(), RuntimeError> {
+        for entry in std::fs::read_dir(self.config.containers())? {
+            let entry = entry?;
+            let known = self.state().containers.contains_key(&*entry.file_name().to_string_lossy());
+            if !known {
+                remove_dir(&entry.path())?;
+            }
+        }
         Ok(())
     }
 

@@ -176,10 +176,9 @@ fn finish_entry<R: Read>(
     kind: EntryType,
     mode: Mode,
 ) -> Result<(), RuntimeError> {
-    let id = |number: io::Result<u64>| -> Result<u32, RuntimeError> {
-        u32::try_from(number.map_err(broken)?).during(|| "owner out of range".into())
-    };
-    let (uid, gid) = (id(entry.header().uid())?, id(entry.header().gid())?);
+    let old = entry.header().as_old();
+    let uid = if is_blank(&old.uid) { 0 } else { id(entry.header().uid())? };
+    let gid = if is_blank(&old.gid) { 0 } else { id(entry.header().gid())? };
     rustix::fs::chownat(
         folder,
         name,
@@ -197,6 +196,15 @@ fn finish_entry<R: Read>(
         set_attributes(&fd, entry)?;
     }
     Ok(rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Some programs leave fields empty that they don't care about.
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|byte| matches!(byte, 0 | b' '))
+}
+
+fn id(number: io::Result<u64>) -> Result<u32, RuntimeError> {
+    u32::try_from(number.map_err(broken)?).map_err(|_| RuntimeError::Invalid("owner out of range".into()))
 }
 
 /// File capabilities and user attributes; others belong to the host.

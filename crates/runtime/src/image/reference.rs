@@ -24,7 +24,9 @@ pub(crate) fn normalise(text: &str) -> Result<String, RuntimeError> {
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
         inner && edge(part.chars().next()) && edge(part.chars().last())
     };
-    if !path.split('/').all(part_ok) {
+    let registry_ok = registry.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && registry.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
+    if !registry_ok || !path.split('/').all(part_ok) {
         return Err(invalid());
     }
     if let Some(digest) = digest {

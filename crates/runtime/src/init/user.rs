@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn users_come_from_the_specification_then_the_image() {
-        let cases: [(&str, Option<i64>, Option<i64>, &[i64], (u32, u32, &[u32], &str)); 7] = [
+        type Case<'a> = (&'a str, Option<i64>, Option<i64>, &'a [i64], (u32, u32, &'a [u32], &'a str));
+        let cases: [Case<'_>; 7] = [
             ("", None, None, &[], (0, 0, &[0], "/root")),
             ("web", None, None, &[], (33, 34, &[34, 40], "/srv")),
             ("web:log", None, None, &[7], (33, 40, &[7, 40], "/srv")),

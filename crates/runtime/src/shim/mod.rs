@@ -344,7 +344,7 @@ impl Shim {
                 && let Some(fd) = (if output == Output::Stdout { stdout } else { stderr }).as_ref()
             {
                 // The log has everything; somebody attached who doesn't read loses what a full pipe can't take.
-                drop(rustix::io::write(fd, &bytes));
+                crate::error::log_failure(rustix::io::write(fd, &bytes), "somebody attached misses output");
             }
         }
         true

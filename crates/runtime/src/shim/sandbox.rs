@@ -170,7 +170,7 @@ fn pause(group: &crate::cgroup::Group) -> ! {
     let Ok(signals) = prepared else { std::process::exit(1) };
     loop {
         let mut fds = [rustix::event::PollFd::new(&signals, rustix::event::PollFlags::IN)];
-        drop(rustix::event::poll(&mut fds, None));
+        crate::error::log_failure(rustix::event::poll(&mut fds, None), "cannot wait");
         while matches!(sys::next_signal(signals.as_fd()), Ok(Some(_))) {}
         while matches!(rustix::process::wait(rustix::process::WaitOptions::NOHANG), Ok(Some(_))) {}
     }
