@@ -150,8 +150,12 @@ impl<'t> Typed<'t> {
                 self.collect_map(&shape, map, all, set)
             }
             (Shape::Set, Value::Array(items)) => {
-                for item in items {
-                    set.insert(&[format!("v:{item}")]);
+                for (i, item) in items.iter().enumerate() {
+                    let node = set.children.entry(format!("v:{item}")).or_default();
+                    if node.member && !all {
+                        return Err(format!("[{i}]: duplicate entries for set element {item}"));
+                    }
+                    node.member = true;
                 }
                 Ok(())
             }

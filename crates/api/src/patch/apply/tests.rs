@@ -158,6 +158,7 @@ fn wrong_configurations_are_refused() {
     for config in [
         json!({"spec": {"items": [{"image": "x"}]}}),
         json!({"spec": {"items": [{"name": "x"}, {"name": "x"}]}}),
+        json!({"metadata": {"finalizers": ["a", "a"]}}),
         json!({"metadata": {"managedFields": [{}]}}),
     ] {
         assert!(matches!(run(None, config.clone(), "m", false), Err(ApplyError::Invalid(_))), "{config}");
