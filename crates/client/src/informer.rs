@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::client::Client;
 use crate::clock::{AbortOnDrop, Backoff, spawn};
-use crate::kind::{Cached, Change, Kind, decode_cached, decode_list, revision_of};
+use crate::kind::{Cached, Change, Kind, decode_cached, decode_cached_list, revision_of};
 
 const PAGE: u64 = 500;
 const WATCH_SECONDS: u64 = 300;
@@ -237,7 +237,7 @@ async fn list_all<T: DeserializeOwned>(client: &Client, shared: &Shared<T>) -> R
     let revision = loop {
         let mut request = ApiRequest::resource(Verb::List, shared.gvr.clone(), namespace, None, None);
         request.options = options.clone();
-        let page = decode_list(&client.bytes(request).await?, decode_cached::<T>)?;
+        let page = decode_cached_list::<T>(&client.bytes(request).await?)?;
         items.extend(page.items);
         if page.continue_token.is_empty() {
             break page.resource_version.parse().unwrap_or(0);

@@ -139,7 +139,7 @@ pub(crate) fn decode_cached<T: DeserializeOwned>(bytes: &[u8]) -> Result<Cached<
     })
 }
 
-/// Decodes a list; `item` decodes one object.
+/// Decodes a list; `item` decodes one object. The first object that cannot be decoded fails the whole.
 pub(crate) fn decode_list<T>(
     bytes: &[u8],
     item: impl Fn(&[u8]) -> Result<T, Status>,
@@ -150,6 +150,18 @@ pub(crate) fn decode_list<T>(
         items: items.into_iter().map(|value| item(value.get().as_bytes())).collect::<Result<_, _>>()?,
         resource_version: raw.metadata.resource_version,
         continue_token: raw.metadata.continue_token,
+    })
+}
+
+/// Decodes a list for the cache. An object that cannot be decoded is left out: it must not hide the others.
+pub(crate) fn decode_cached_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<List<Cached<T>>, Status> {
+    let list = decode_list(bytes, |item| {
+        Ok(decode_cached::<T>(item).inspect_err(|status| tracing::error!(%status, "skipping an object")).ok())
+    })?;
+    Ok(List {
+        items: list.items.into_iter().flatten().collect(),
+        resource_version: list.resource_version,
+        continue_token: list.continue_token,
     })
 }
 

@@ -69,3 +69,5 @@ async fn discover(client: &Client) -> Vec<discovery::ApiResource> {
 mod scenario;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text;

@@ -2,4 +2,5 @@
 
 mod informer;
 mod queue;
+mod recorder;
 mod runner;

@@ -11,6 +11,8 @@
 mod plan;
 mod revision;
 mod scaling;
+#[cfg(test)]
+mod scaling_tests;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,8 @@ pub(crate) struct Rollout<'a> {
 struct Step {
     actions: Vec<Action>,
     progress: Option<Progress>,
+    /// Whether the new ReplicaSet is made.
+    creates: bool,
 }
 
 impl<'a> Rollout<'a> {
@@ -70,8 +72,9 @@ impl<'a> Rollout<'a> {
             return plan;
         }
         let paused = self.spec.paused.unwrap_or(false);
-        let step =
-            if paused || self.was_resized() { self.resize(&observed, &counts) } else { self.step(view) };
+        let sizes_only = paused || self.was_resized();
+        let step = if sizes_only { self.resize(&counts) } else { self.step(view) };
+        let has_new = self.new.is_some() || step.creates;
         let refused = view.refused_creation();
         let progress = match refused {
             Some(status) => Some(Progress {
@@ -81,7 +84,7 @@ impl<'a> Rollout<'a> {
             }),
             None => pause_change(self.deployment).or(step.progress),
         };
-        let status = observed.with_progress(counts, progress);
+        let status = observed.with_progress(counts, progress, !sizes_only);
         let requeue_after = if paused { None } else { observed.check_after(&status) };
         let complete = observed.is_complete(&status);
         let write = observed.write(status);
@@ -94,7 +97,9 @@ impl<'a> Rollout<'a> {
             actions.extend(step.actions);
             actions.extend(write);
         }
-        actions.extend(self.stamp_revision());
+        if has_new {
+            actions.extend(self.stamp_revision());
+        }
         if complete || paused {
             actions.extend(self.forget_old_revisions());
         }
@@ -147,7 +152,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Paused or resized: no new ReplicaSet, only sizes.
-    fn resize(&self, observed: &Observed<'_>, counts: &DeploymentStatus) -> Step {
+    fn resize(&self, counts: &DeploymentStatus) -> Step {
         let mut step = Step::default();
         step.actions.extend(self.refresh_new_set(None));
         let active: Vec<&Set> = self.sets().filter(|set| replicas(&set.object) > 0).collect();
@@ -173,7 +178,7 @@ impl<'a> Rollout<'a> {
             step.actions.extend(self.old.iter().flat_map(|set| self.size(set, 0)));
         } else if self.bounds.rolling {
             let sizes: Vec<Size> = active.iter().map(|set| size_of(set)).collect();
-            let status_replicas = observed.counts().replicas.or(counts.replicas).unwrap_or(0);
+            let status_replicas = counts.replicas.unwrap_or(0);
             for (set, size) in active.iter().zip(proportional(&self.bounds, &sizes, status_replicas)) {
                 step.actions.extend(self.size(set, size));
             }
@@ -190,7 +195,7 @@ impl<'a> Rollout<'a> {
         let Some(new) = &self.new else { return self.create(new_size(&self.bounds, 0, &old)) };
         let size = size_of(new);
         let wanted = new_size(&self.bounds, size.replicas, &old);
-        let mut step = Step { actions: Vec::new(), progress: self.found_new_set(new) };
+        let mut step = Step { progress: self.found_new_set(new), ..Step::default() };
         if wanted != size.replicas {
             step.actions.extend(self.refresh_new_set(Some(wanted)));
             return step;
@@ -208,7 +213,7 @@ impl<'a> Rollout<'a> {
     fn recreate_step(&self, view: &View) -> Step {
         let down: Vec<Action> = self.old.iter().flat_map(|set| self.size_if_different(set, 0)).collect();
         if !down.is_empty() {
-            return Step { actions: down, progress: None };
+            return Step { actions: down, ..Step::default() };
         }
         let runs = |set: &Set| view.owned_by::<Pod>(&set.uid).iter().any(|pod| !pod.object.is_terminal());
         if self.old.iter().any(runs) {
@@ -219,6 +224,7 @@ impl<'a> Rollout<'a> {
             Some(new) => Step {
                 actions: self.refresh_new_set(Some(self.bounds.replicas)),
                 progress: self.found_new_set(new),
+                creates: false,
             },
         }
     }
@@ -259,7 +265,11 @@ impl<'a> Rollout<'a> {
             actions.push(self.scaled_event(&name, 0, size));
         }
         let message = format!("Created new replica set {name:?}");
-        Step { actions, progress: Some(Progress { status: "True", reason: "NewReplicaSetCreated", message }) }
+        Step {
+            actions,
+            progress: Some(Progress { status: "True", reason: "NewReplicaSetCreated", message }),
+            creates: true,
+        }
     }
 
     fn size_annotations(&self) -> BTreeMap<String, String> {
@@ -346,9 +356,6 @@ impl<'a> Rollout<'a> {
     /// The Deployment carries the revision of its new set.
     fn stamp_revision(&self) -> Option<Action> {
         let wanted = self.new.as_ref().map_or(0, |new| revision(new)).max(next_revision(&self.old));
-        if self.new.is_none() && self.spec.paused.unwrap_or(false) {
-            return None;
-        }
         let wanted = wanted.to_string();
         let annotations = self.deployment.object.metadata.annotations.as_ref();
         if annotations.and_then(|all| all.get(REVISION)) == Some(&wanted) {

@@ -73,11 +73,12 @@ impl Observed<'_> {
         status.updated_replicas == wanted && status.replicas == wanted && status.available_replicas == wanted
     }
 
-    /// The Progressing and ReplicaFailure conditions during a rollout.
+    /// The Progressing and ReplicaFailure conditions; progress is judged only while there is a rollout.
     pub(crate) fn with_progress(
         &self,
         mut status: DeploymentStatus,
         step: Option<Progress>,
+        judge: bool,
     ) -> DeploymentStatus {
         let deadline = self.deployment.object.spec.progress_deadline_seconds;
         let deadline = deadline.filter(|seconds| *seconds != i32::MAX);
@@ -85,7 +86,9 @@ impl Observed<'_> {
             if let Some(step) = step {
                 set_condition(&mut status, PROGRESSING, step.status, step.reason, &step.message, self.now);
             }
-            self.judge_progress(&mut status, deadline);
+            if judge {
+                self.judge_progress(&mut status, deadline);
+            }
         } else {
             remove_condition(&mut status, PROGRESSING);
         }
