@@ -112,6 +112,7 @@ pub enum Action {
 
 /// A live read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "few live at a time")]
 pub enum Read {
     Get {
         gvr: GroupVersionResource,

@@ -103,6 +103,7 @@ struct Pending {
     check_at: Duration,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one per worker")]
 enum Work {
     Planned {
         outcome: Option<Outcome>,

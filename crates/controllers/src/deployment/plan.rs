@@ -191,7 +191,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn rolling_step(&self) -> Step {
-        let old: Vec<Size> = self.old.iter().map(|set| size_of(set)).collect();
+        let old: Vec<Size> = self.old.iter().map(size_of).collect();
         let Some(new) = &self.new else { return self.create(new_size(&self.bounds, 0, &old)) };
         let size = size_of(new);
         let wanted = new_size(&self.bounds, size.replicas, &old);
