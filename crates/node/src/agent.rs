@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
@@ -21,6 +22,9 @@ use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, Runtime
 use crate::references::References;
 use crate::view::RuntimeView;
 use crate::worker::{PodWorker, Shared, Wake};
+
+/// Pause before a pod whose worker panicked gets a new one.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 /// A node.
 pub struct NodeAgent {
@@ -96,7 +100,7 @@ impl NodeAgent {
                     if let Some(new) = new {
                         let worker = workers
                             .entry(new.uid.clone())
-                            .or_insert_with(|| self.start_worker(new.object.clone(), &ended));
+                            .or_insert_with(|| self.start_worker(new.object.clone(), Duration::ZERO, &ended));
                         tell(worker, Wake::Pod(new));
                     }
                 }
@@ -120,13 +124,17 @@ impl NodeAgent {
         }
     }
 
-    fn start_worker(&self, pod: core::Pod, ended: &mpsc::UnboundedSender<String>) -> Worker {
+    fn start_worker(&self, pod: core::Pod, delay: Duration, ended: &mpsc::UnboundedSender<String>) -> Worker {
         let (wake, inbox) = mpsc::unbounded_channel();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let worker = PodWorker::new(self.shared.clone(), pod, wake.clone(), inbox);
         let ended = ended.clone();
+        let clock = self.shared.clock.clone();
         let task = client::spawn(async move {
             let guard = SendOnDrop { ended, uid };
+            if !delay.is_zero() {
+                clock.sleep(delay).await;
+            }
             worker.run().await;
             drop(guard);
         });
@@ -142,7 +150,7 @@ impl NodeAgent {
     ) {
         workers.remove(uid);
         if let Some(cached) = self.pods.list().into_iter().find(|c| c.uid == uid) {
-            let worker = self.start_worker(cached.object.clone(), ended);
+            let worker = self.start_worker(cached.object.clone(), AFTER_PANIC, ended);
             workers.insert(uid.to_owned(), worker);
         }
     }
@@ -166,7 +174,8 @@ impl NodeAgent {
                 ..ObjectMeta::default()
             };
             let pod = core::Pod { metadata: meta, ..core::Pod::default() };
-            let worker = workers.entry(uid.clone()).or_insert_with(|| self.start_worker(pod, ended));
+            let worker =
+                workers.entry(uid.clone()).or_insert_with(|| self.start_worker(pod, Duration::ZERO, ended));
             tell(worker, Wake::Gone);
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1 as core;
 
 use crate::env::expand;
-use crate::observed::{STREAK_LABEL, spec};
+use crate::observed::{IMAGE_LABEL, STREAK_LABEL, spec};
 use crate::ports::{ContainerConfig, ImageInfo, Mount, Propagation};
 use crate::resources::container_resources;
 use crate::volumes::{sub_path, volume_path};
@@ -64,21 +64,27 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         log_path: PathBuf::from(format!("{}/{}.log", container.name, inputs.attempt)),
-        labels: labels(pod, &container.name, inputs.streak),
+        labels: container_labels(pod, container, inputs.streak),
         stop_signal: lifecycle_signal,
         env: inputs.env,
     })
 }
 
-/// Labels that name a container's pod.
-pub fn labels(pod: &core::Pod, container: &str, streak: u32) -> BTreeMap<String, String> {
+fn container_labels(pod: &core::Pod, container: &core::Container, streak: u32) -> BTreeMap<String, String> {
+    let mut labels = pod_labels(pod);
+    labels.insert("io.kubernetes.container.name".into(), container.name.clone());
+    labels.insert(STREAK_LABEL.into(), streak.to_string());
+    labels.insert(IMAGE_LABEL.into(), container.image.clone().unwrap_or_default());
+    labels
+}
+
+/// Labels that name a pod.
+pub fn pod_labels(pod: &core::Pod) -> BTreeMap<String, String> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     BTreeMap::from([
         ("io.kubernetes.pod.name".into(), text(&pod.metadata.name)),
         ("io.kubernetes.pod.namespace".into(), text(&pod.metadata.namespace)),
         ("io.kubernetes.pod.uid".into(), text(&pod.metadata.uid)),
-        ("io.kubernetes.container.name".into(), container.into()),
-        (STREAK_LABEL.into(), streak.to_string()),
     ])
 }
 

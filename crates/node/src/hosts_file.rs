@@ -54,3 +54,31 @@ pub fn hosts_file(pod: &core::Pod, ips: &[IpAddr], node_name: &str, domain: &str
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1 as core;
+    use serde_json::json;
+
+    use super::{host_names, hosts_file};
+
+    fn pod(spec: serde_json::Value) -> core::Pod {
+        serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec}))
+            .unwrap()
+    }
+
+    #[test]
+    fn names_and_aliases() {
+        let spec = json!({"containers": [], "subdomain": "web",
+            "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]});
+        let text = hosts_file(&pod(spec), &["10.0.0.1".parse().unwrap()], "n1", "cluster.local", "");
+        assert!(text.contains("\n10.0.0.1\tweb-0.web.ns.svc.cluster.local\tweb-0\n"), "{text}");
+        assert!(text.ends_with("192.0.2.9\ta\tb\n"), "{text}");
+        let on_host = pod(json!({"containers": [], "hostNetwork": true}));
+        assert!(hosts_file(&on_host, &[], "n1", "cluster.local", "127.0.0.1 x\n").ends_with("127.0.0.1 x\n"));
+        assert_eq!(host_names(&on_host, "n1", "cluster.local").0, "n1");
+        let mut long = pod(json!({"containers": []}));
+        long.metadata.name = Some(format!("{}-x", "a".repeat(62)));
+        assert_eq!(host_names(&long, "n1", "cluster.local").0, "a".repeat(62));
+    }
+}

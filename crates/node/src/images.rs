@@ -71,3 +71,28 @@ pub fn blocked(reason: &str, message: String, failures: u32, now: Timestamp) -> 
 pub fn seconds_text(duration: Duration) -> String {
     format!("{:.3}s", duration.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageStep, image_step};
+
+    #[test]
+    fn policies() {
+        use ImageStep::{Pull, Refuse, Use};
+        let table = [
+            ("a:1", None, true, Use),
+            ("a:1", None, false, Pull),
+            ("a", None, true, Pull),
+            ("a:latest", None, true, Pull),
+            ("host:5000/a", None, true, Pull),
+            ("a@sha256:1", None, true, Use),
+            ("a", Some("IfNotPresent"), true, Use),
+            ("a:1", Some("Always"), true, Pull),
+            ("a:1", Some("Never"), true, Use),
+            ("a:1", Some("Never"), false, Refuse),
+        ];
+        for (reference, policy, present, wanted) in table {
+            assert_eq!(image_step(reference, policy, present), wanted, "{reference} {policy:?} {present}");
+        }
+    }
+}

@@ -13,6 +13,9 @@ use crate::ports::{ContainerState, ContainerStatus, SandboxStatus};
 /// the crash back-off survives a restart of the agent.
 pub const STREAK_LABEL: &str = "podium.io/restart-streak";
 
+/// Container label: the image as the pod named it when the container was made.
+pub const IMAGE_LABEL: &str = "podium.io/image";
+
 /// A container that cannot be started for the moment, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
 use crate::observed::{
-    ContainerKind, NodeFacts, Observed, STREAK_LABEL, VolumeState, after, elapsed, ephemeral_containers,
-    from_nanos, init_containers, is_sidecar, spec,
+    ContainerKind, IMAGE_LABEL, NodeFacts, Observed, STREAK_LABEL, VolumeState, after, elapsed,
+    ephemeral_containers, from_nanos, init_containers, is_sidecar, spec,
 };
 use crate::ports::{ContainerState, ContainerStatus};
 
@@ -113,11 +113,23 @@ pub fn is_finished(pod: &core::Pod, observed: &Observed) -> bool {
             && !restarts(pod, c, ContainerKind::Init, latest.map_or(0, |s| s.exit_code))
     });
     let mut main = spec(pod).containers.iter();
-    failed_init || main.all(|c| observed.latest(&c.name).is_some_and(|s| ended(pod, c, s)))
+    failed_init || main.all(|c| ended_with(pod, c, observed).is_some())
 }
 
-fn ended(pod: &core::Pod, container: &core::Container, status: &ContainerStatus) -> bool {
-    status.state == ContainerState::Exited && !restarts(pod, container, ContainerKind::Main, status.exit_code)
+/// Exit code of a main container that has ended for good, also when only the API remembers it.
+pub fn ended_with(pod: &core::Pod, container: &core::Container, observed: &Observed) -> Option<i32> {
+    let code = match observed.latest(&container.name) {
+        Some(status) => (status.state == ContainerState::Exited).then_some(status.exit_code),
+        None => lost_exit_code(pod, &container.name),
+    };
+    code.filter(|code| !restarts(pod, container, ContainerKind::Main, *code))
+}
+
+/// Exit code of a container that the API remembers and the runtime has lost (a reboot): the recorded one,
+/// else 137, because nobody saw it.
+fn lost_exit_code(pod: &core::Pod, name: &str) -> Option<i32> {
+    let state = recorded(pod, name)?.state.as_ref();
+    Some(state.and_then(|s| s.terminated.as_ref()).map_or(137, |t| t.exit_code))
 }
 
 /// When `activeDeadlineSeconds` ends, if the pod has one and has started.
@@ -375,6 +387,7 @@ fn step(
         streak,
     };
     let action = match latest {
+        None if kind == ContainerKind::Main && ended_with(pod, container, observed).is_some() => return,
         None => start(recorded_attempt(pod, &container.name), 0),
         Some(status) => match status.state {
             ContainerState::Running => return keep(pod, container, status, observed, now, plan),
@@ -413,14 +426,18 @@ fn step(
     }
 }
 
-/// First attempt number: 0, or after the one that the API remembers and the runtime has lost (a reboot).
+/// First attempt number: 0, or after the one that the API remembers and the runtime has lost.
 fn recorded_attempt(pod: &core::Pod, name: &str) -> u32 {
-    let Some(status) = &pod.status else { return 0 };
+    recorded(pod, name).map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
+}
+
+/// The API's status of a container that was made at some time.
+fn recorded<'a>(pod: &'a core::Pod, name: &str) -> Option<&'a core::ContainerStatus> {
+    let status = pod.status.as_ref()?;
     let lists =
         [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|s| s.name == name);
-    let known = found.filter(|s| s.container_id.as_deref().is_some_and(|id| !id.is_empty()));
-    known.map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
+    found.filter(|s| s.container_id.as_deref().is_some_and(|id| !id.is_empty()))
 }
 
 fn keep(
@@ -431,6 +448,12 @@ fn keep(
     now: Timestamp,
     plan: &mut PodPlan,
 ) {
+    let grace = Duration::from_secs(u64::try_from(grace_seconds(pod)).unwrap_or(0));
+    let made_from = status.labels.get(IMAGE_LABEL);
+    if made_from.is_some() && made_from != container.image.as_ref() {
+        let message = format!("Container {} definition changed, will be restarted", container.name);
+        return kill(status, grace, message, observed, now, plan);
+    }
     let Some(failure) = observed.probes.get(&status.id).and_then(|p| p.failed.as_ref()) else { return };
     let seconds = failure.grace_seconds.unwrap_or_else(|| grace_seconds(pod)).max(0);
     let message = format!("Container {} failed {} probe, will be restarted", container.name, failure.probe);

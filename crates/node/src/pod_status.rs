@@ -8,7 +8,9 @@ use crate::observed::{
     Blocked, ContainerKind, NodeFacts, Observed, VolumeState, elapsed, ephemeral_containers, from_nanos,
     init_containers, is_sidecar, spec,
 };
-use crate::pod_actions::{back_off, deadline_exceeded, initialized, is_finished, is_terminating, restarts};
+use crate::pod_actions::{
+    back_off, deadline_exceeded, ended_with, initialized, is_finished, is_terminating, restarts,
+};
 use crate::ports::{ContainerState, ContainerStatus};
 use crate::resources::qos_class;
 
@@ -30,7 +32,10 @@ pub fn pod_status(
     let phase = phase(pod, observed, &old, now);
     let conditions = conditions(pod, observed, &main, &init, phase, now);
     let ips = pod_ips(pod, observed, facts, &old);
-    let late = deadline_exceeded(pod, now) && !matches!(old.phase.as_deref(), Some("Failed" | "Succeeded"));
+    // Terminal phases are shown once nothing runs any more, so that nobody takes the pod's place too early.
+    let late = phase == "Failed"
+        && deadline_exceeded(pod, now)
+        && !matches!(old.phase.as_deref(), Some("Failed" | "Succeeded"));
     core::PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
@@ -85,12 +90,14 @@ fn phase(pod: &core::Pod, observed: &Observed, old: &core::PodStatus, now: Times
     match old.phase.as_deref() {
         Some("Failed") => return "Failed",
         Some("Succeeded") => return "Succeeded",
-        _ if deadline_exceeded(pod, now) => return "Failed",
         _ => {}
     }
     let main = &spec(pod).containers;
     let latest: Vec<Option<&ContainerStatus>> = main.iter().map(|c| observed.latest(&c.name)).collect();
     let running = observed.running().next().is_some();
+    if deadline_exceeded(pod, now) && !running {
+        return "Failed";
+    }
     if is_finished(pod, observed)
         || (is_terminating(pod, observed) && !running && latest.iter().any(Option::is_some))
     {
@@ -98,7 +105,11 @@ fn phase(pod: &core::Pod, observed: &Observed, old: &core::PodStatus, now: Times
         if running {
             return "Running";
         }
-        let all_passed = latest.iter().all(|s| s.is_some_and(|s| s.exit_code == 0));
+        let passed = |c: &core::Container| match observed.latest(&c.name) {
+            Some(status) => status.exit_code == 0,
+            None => ended_with(pod, c, observed) == Some(0),
+        };
+        let all_passed = main.iter().all(passed);
         return if all_passed { "Succeeded" } else { "Failed" };
     }
     if latest.iter().any(|s| s.is_some_and(|s| s.state != ContainerState::Created)) {
@@ -239,7 +250,8 @@ fn forgotten(
             }),
             ..core::ContainerState::default()
         };
-        if is_terminating(pod, observed) || is_finished(pod, observed) {
+        let over = ended_with(pod, container, observed).is_some();
+        if over || is_terminating(pod, observed) || is_finished(pod, observed) {
             status.state = Some(lost);
         } else {
             let blocked = observed.blocked.get(&container.name);
@@ -380,7 +392,7 @@ fn gates(pod: &core::Pod) -> (bool, &'static str, String) {
                 let state = if found.is_some() { "is not \"True\"" } else { "does not exist" };
                 let gate = &gate.condition_type;
                 let text = match found {
-                    Some(_) => format!("the status of pod readiness gate {gate:?} {state}, but False"),
+                    Some(c) => format!("the status of pod readiness gate {gate:?} {state}, but {}", c.status),
                     None => format!("corresponding condition of pod readiness gate {gate:?} {state}."),
                 };
                 return (false, "ReadinessGatesNotReady", text);

@@ -98,3 +98,48 @@ fn render(mut dns: Dns) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::resolv_conf;
+
+    #[test]
+    fn policies() {
+        let host = "# x\nnameserver 192.0.2.1\nsearch example.org\noptions rotate\n";
+        let of = |spec: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec});
+            resolv_conf(
+                &serde_json::from_value(pod).unwrap(),
+                &["10.96.0.10".parse().unwrap()],
+                "cluster.local",
+                host,
+            )
+        };
+        let cluster = "search ns.svc.cluster.local svc.cluster.local cluster.local example.org\n\
+                       nameserver 10.96.0.10\noptions ndots:5\n";
+        let own = json!({"nameservers": ["192.0.2.7"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}]});
+        let table = [
+            (json!({"containers": []}), cluster.to_owned()),
+            (
+                json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                cluster.to_owned(),
+            ),
+            (
+                json!({"containers": [], "hostNetwork": true}),
+                host[4..].replace(
+                    "nameserver 192.0.2.1\nsearch example.org",
+                    "search example.org\nnameserver 192.0.2.1",
+                ),
+            ),
+            (
+                json!({"containers": [], "dnsPolicy": "None", "dnsConfig": own}),
+                "search a\nnameserver 192.0.2.7\noptions ndots:2\n".into(),
+            ),
+        ];
+        for (spec, wanted) in table {
+            assert_eq!(of(spec.clone()), wanted, "{spec}");
+        }
+    }
+}

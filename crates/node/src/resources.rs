@@ -166,7 +166,10 @@ pub fn pod_resources(spec: &core::PodSpec, pids_limit: Option<i64>) -> Resources
 
 #[cfg(test)]
 mod tests {
-    use super::milli;
+    use k8s_openapi::api::core::v1 as core;
+    use serde_json::{Value, json};
+
+    use super::{container_resources, milli, pod_resources, qos_class};
 
     #[test]
     fn quantities() {
@@ -184,6 +187,30 @@ mod tests {
         ];
         for (text, value) in table {
             assert_eq!(milli(text), value, "{text}");
+        }
+    }
+
+    fn spec(resources: Value) -> core::PodSpec {
+        serde_json::from_value(json!({"containers": [{"name": "c", "resources": resources}]})).unwrap()
+    }
+
+    #[test]
+    fn classes_and_cgroup_values() {
+        let both = json!({"cpu": "500m", "memory": "1Gi"});
+        // (resources, class, oom score on a node of 4 GiB, shares, quota)
+        let table = [
+            (json!({}), "BestEffort", 1000, 2, None),
+            (json!({"limits": both}), "Guaranteed", -997, 512, Some(50_000)),
+            (json!({"requests": both}), "Burstable", 750, 512, None),
+            (json!({"requests": {"cpu": "1m"}, "limits": {"cpu": "1m"}}), "Burstable", 999, 2, Some(1000)),
+        ];
+        for (resources, class, oom, shares, quota) in table {
+            let spec = spec(resources.clone());
+            assert_eq!(qos_class(&spec), class, "{resources}");
+            let found = container_resources(&spec.containers[0], &spec, 4 << 30);
+            assert_eq!((found.oom_score_adj, found.cpu_shares), (Some(oom), Some(shares)), "{resources}");
+            assert_eq!(found.cpu_quota_us, quota, "{resources}");
+            assert_eq!(pod_resources(&spec, None).cpu_quota_us, quota, "{resources}");
         }
     }
 }

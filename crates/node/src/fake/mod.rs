@@ -4,6 +4,8 @@
 
 mod network;
 mod runtime;
+#[cfg(test)]
+pub(crate) mod situation;
 
 pub use network::FakeNetwork;
 pub use runtime::FakeRuntime;

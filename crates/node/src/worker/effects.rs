@@ -15,6 +15,8 @@ use crate::resolv_conf::resolv_conf;
 use crate::resources::pod_resources;
 use crate::volumes::{self, VolumeInputs};
 
+/// Pause before a failed update of mounted volumes is tried again.
+const VOLUME_RETRY: Duration = Duration::from_secs(60);
 /// Pause before a failed kill is tried again.
 const KILL_RETRY: Duration = Duration::from_secs(2);
 
@@ -24,12 +26,19 @@ impl PodWorker {
         match self.try_volumes().await {
             Ok(()) => {
                 self.memory.volumes = VolumeState::Ready;
+                self.memory.mounted = true;
                 self.memory.torn_down = false;
                 Flow::Done
             }
             Err(message) => {
                 self.shared.events.pod(&self.pod, EventType::Warning, "FailedMount", &message);
                 tracing::warn!(pod = %self.uid, %message, "volumes are not ready");
+                if self.memory.mounted {
+                    // What is mounted stays usable: an update that fails must not stop restarts.
+                    self.memory.volumes = VolumeState::Ready;
+                    self.volumes_again();
+                    return Flow::Done;
+                }
                 let failures = match before {
                     VolumeState::Failed(blocked) => blocked.failures,
                     VolumeState::Unknown | VolumeState::Ready => 0,
@@ -47,6 +56,16 @@ impl PodWorker {
                 Flow::Failed
             }
         }
+    }
+
+    /// Tries a failed update again after a while; a change of its source wakes the worker anyway.
+    fn volumes_again(&self) {
+        let (clock, again) = (self.shared.clock.clone(), self.sources.0.clone());
+        client::spawn(async move {
+            clock.sleep(VOLUME_RETRY).await;
+            // The worker may have ended meanwhile.
+            again.send(()).ok();
+        });
     }
 
     async fn try_volumes(&mut self) -> Result<(), String> {
@@ -88,12 +107,11 @@ impl PodWorker {
     /// Gives the sandbox its addresses and writes the files that name them.
     pub(super) async fn attach_network(&mut self) -> Flow {
         let Some(sandbox) = self.record.sandboxes.first().cloned() else { return Flow::Failed };
-        if let Some(netns) =
-            sandbox.netns.as_deref().filter(|_| !spec(&self.pod).host_network.unwrap_or(false))
+        let own_network = !spec(&self.pod).host_network.unwrap_or(false);
+        if let Some(netns) = sandbox.netns.as_deref().filter(|_| own_network)
+            && let Err(error) = self.shared.network.attach(&self.uid, netns).await
         {
-            if let Err(error) = self.shared.network.attach(&self.uid, netns).await {
-                return self.sandbox_failed(&RuntimeError::Other(format!("network: {error}")));
-            }
+            return self.sandbox_failed(&RuntimeError::Other(format!("network: {error}")));
         }
         if let Err(error) = self.write_pod_files() {
             return self.sandbox_failed(&RuntimeError::Other(format!("pod files: {error}")));
@@ -134,7 +152,7 @@ impl PodWorker {
             host_ipc: spec.host_ipc.unwrap_or(false),
             share_process_namespace: spec.share_process_namespace.unwrap_or(false),
             sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
-            labels: crate::container_config::labels(&self.pod, "", 0),
+            labels: crate::container_config::pod_labels(&self.pod),
             cgroup: pod_resources(spec, config.pod_pids_limit),
             log_dir: self.log_dir(),
         }
@@ -222,6 +240,7 @@ impl PodWorker {
         }
         self.memory.tearing_down = true;
         self.memory.held = None;
+        self.memory.mounted = false;
         self.memory.volumes = VolumeState::Unknown;
         let (network, wake) = (self.shared.network.clone(), self.wake.clone());
         let (uid, dir) = (self.uid.clone(), self.dir());

@@ -69,7 +69,7 @@ pub(crate) enum Wake {
         container: String,
         attempt: u32,
         took: Duration,
-        result: Result<ImageInfo, RuntimeError>,
+        result: Box<Result<ImageInfo, RuntimeError>>,
     },
     Stopped {
         id: String,
@@ -89,9 +89,12 @@ struct Memory {
     killing: BTreeMap<String, Timestamp>,
     images: BTreeMap<(String, u32), ImageInfo>,
     back_off_told: BTreeSet<(String, u32)>,
+    pull_back_off_told: BTreeSet<(String, u32)>,
     held: Option<Held>,
     tokens: Tokens,
     gone: bool,
+    /// The volumes were ready once.
+    mounted: bool,
     tearing_down: bool,
     torn_down: bool,
     deleted: bool,
@@ -189,7 +192,7 @@ impl PodWorker {
             Wake::Gone => self.memory.gone = true,
             Wake::Look => {}
             Wake::Pulled { container, attempt, took, result } => {
-                self.pulled(&container, attempt, took, result)
+                self.pulled(&container, attempt, took, *result)
             }
             Wake::Stopped { id } => drop(self.memory.killing.remove(&id)),
             Wake::TornDown(result) => {

@@ -2,14 +2,16 @@
 
 use api::{Object, PatchType, RequestOptions, Status};
 use client::EventType;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Map, Value, json};
 
 use super::effects::pods;
 use super::{PodWorker, revision};
 use crate::container_config::termination_file;
-use crate::observed::find_container;
+use crate::observed::{Blocked, elapsed, find_container};
 use crate::pod_actions::{back_off, is_terminating};
+use crate::pod_status::PULL_ERROR_SHOWN;
 use crate::ports::{ContainerState, ContainerStatus};
 
 /// Fields of the status that belong to the node.
@@ -115,7 +117,26 @@ impl PodWorker {
         }
     }
 
-    /// One BackOff event for every crash that waits.
+    fn tell_pull_back_offs(&mut self, now: Timestamp) {
+        let waits = |b: &&Blocked| b.reason == "ErrImagePull" && elapsed(b.since, now) >= PULL_ERROR_SHOWN;
+        let waiting: Vec<(String, u32)> = self
+            .memory
+            .blocked
+            .iter()
+            .filter(|(_, b)| waits(b))
+            .map(|(n, b)| (n.clone(), b.failures))
+            .collect();
+        for (name, failures) in waiting {
+            if !self.memory.pull_back_off_told.insert((name.clone(), failures)) {
+                continue;
+            }
+            let image = find_container(&self.pod, &name).and_then(|(_, c)| c.image).unwrap_or_default();
+            let text = format!("Back-off pulling image {image:?}");
+            self.shared.events.container(&self.pod, &name, EventType::Normal, "BackOff", &text);
+        }
+    }
+
+    /// One BackOff event for every crash and every failed pull that waits.
     pub(super) fn tell_back_offs(&mut self) {
         let now = self.shared.clock.now();
         let observed = self.observed();
@@ -127,6 +148,7 @@ impl PodWorker {
             let reason = s.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
             reason == Some("CrashLoopBackOff")
         };
+        self.tell_pull_back_offs(now);
         let lists = [status.init_container_statuses, status.container_statuses];
         for container in lists.iter().flatten().flatten().filter(waiting) {
             let Some(latest) = observed.latest(&container.name) else { continue };
@@ -156,9 +178,12 @@ pub(super) fn status_patch(pod: &core::Pod, status: &core::PodStatus) -> Option<
     let foreign =
         present.conditions.clone().unwrap_or_default().into_iter().filter(|c| !ours.contains(&c.type_));
     status.conditions.get_or_insert_with(Vec::new).extend(foreign);
-    sort_conditions(&mut status);
     let mut before = present;
-    sort_conditions(&mut before);
+    // The order of conditions means nothing.
+    let same = sorted(&before) == sorted(&status);
+    if same {
+        before.conditions.clone_from(&status.conditions);
+    }
     let (Ok(Value::Object(before)), Ok(Value::Object(after))) =
         (serde_json::to_value(before), serde_json::to_value(status))
     else {
@@ -177,8 +202,8 @@ pub(super) fn status_patch(pod: &core::Pod, status: &core::PodStatus) -> Option<
     Some(json!({"metadata": meta, "status": changes}))
 }
 
-fn sort_conditions(status: &mut core::PodStatus) {
-    if let Some(conditions) = &mut status.conditions {
-        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-    }
+fn sorted(status: &core::PodStatus) -> Vec<core::PodCondition> {
+    let mut conditions = status.conditions.clone().unwrap_or_default();
+    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    conditions
 }

@@ -109,7 +109,7 @@ impl PodWorker {
             let result = runtime.pull_image(&reference).await;
             let took = clock.monotonic().saturating_sub(began);
             // The worker may have ended meanwhile.
-            drop(wake.send(Wake::Pulled { container, attempt, took, result }));
+            drop(wake.send(Wake::Pulled { container, attempt, took, result: Box::new(result) }));
         });
     }
 
