@@ -2,7 +2,7 @@
 //!
 //! The test binary is engine, spawner, shim and, packed as an image, the program in the containers.
 
-#![allow(unsafe_code, clippy::unwrap_used)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::zombie_processes)]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,6 +63,8 @@ fn main() -> ExitCode {
         attaches,
         sets_up_the_process,
         mounts_safely,
+        propagates_mounts,
+        privileged_containers_have_devices,
         shares_namespaces,
         shares_processes,
         refuses_what_cannot_run,
@@ -70,6 +72,9 @@ fn main() -> ExitCode {
         survives_the_spawner,
         says_so_when_the_shim_dies,
         goes_down_without_an_agent,
+        imports_layers,
+        starts_many_at_once,
+        survives_many_restarts,
         is_quick,
     );
     ExitCode::from(u8::from(failed > 0))
@@ -569,6 +574,51 @@ async fn mounts_safely(bench: Bench) {
     assert!(!outside.contains("rootfs"), "{outside}");
 }
 
+async fn propagates_mounts(bench: Bench) {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let shared = bench.dir.path().join("shared");
+    std::fs::create_dir_all(shared.join("sub")).unwrap();
+    rustix::mount::mount_bind(&shared, &shared).unwrap();
+    rustix::mount::mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
+    let mount = |inside: &str, propagation| Mount {
+        host_path: shared.clone(),
+        container_path: inside.into(),
+        readonly: false,
+        propagation,
+    };
+    let mounts = vec![
+        mount("/follows", runtime::Propagation::HostToContainer),
+        mount("/private", runtime::Propagation::Private),
+    ];
+    let id = started(&engine, &sandbox, ContainerSpec { mounts, ..container("sleep 1000") }).await;
+    let sub = shared.join("sub");
+    rustix::mount::mount("tmpfs", &sub, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+    std::fs::write(sub.join("late"), "seen").unwrap();
+    let follows = exec(&engine, &id, "cat /follows/sub/late").await;
+    let private = exec(&engine, &id, "ls /private/sub").await;
+    rustix::mount::unmount(&sub, UnmountFlags::DETACH).unwrap();
+    rustix::mount::unmount(&shared, UnmountFlags::DETACH).unwrap();
+    assert_eq!(follows, (0, "seen".into()));
+    assert_eq!(private, (0, String::new()));
+}
+
+async fn privileged_containers_have_devices(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let plain = started(&engine, &sandbox, container("sleep 1000")).await;
+    let privileged =
+        started(&engine, &sandbox, ContainerSpec { privileged: true, ..container("sleep 1000") }).await;
+    let names = |text: String| words(&text);
+    let few = names(exec(&engine, &plain, "ls /dev").await.1);
+    let many = names(exec(&engine, &privileged, "ls /dev").await.1);
+    assert!(few.iter().all(|name| many.contains(name)), "{few:?} {many:?}");
+    assert_eq!(Path::new("/dev/kmsg").exists(), many.iter().any(|name| name == "kmsg"), "{many:?}");
+    assert!(!few.iter().any(|name| name == "kmsg"));
+    assert_eq!(exec(&engine, &privileged, "write /proc/sys/net/ipv4/ip_forward 1").await.0, 0);
+}
+
 async fn shares_namespaces(bench: Bench) {
     let engine = bench.engine().await;
     let sandbox = bench.sandbox(&engine).await;
@@ -751,6 +801,119 @@ async fn goes_down_without_an_agent(bench: Bench) {
         assert!(!Path::new(&format!("/proc/{pid}/root/bin")).exists());
     }
     assert_eq!(runtime::down(&bench.config).unwrap(), runtime::Report::default());
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn tar_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, &content[..]).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+/// An OCI layout with a base and many thin layers, of which one deletes a file and one replaces a folder.
+fn oci_layout(base: Vec<u8>) -> Vec<u8> {
+    let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec());
+    let mut layers = vec![base, tar_of(&[file("d/old", "old"), file("bin/.wh.echo", "")])];
+    layers.push(tar_of(&[file("d/.wh..wh..opq", ""), file("d/new", "new")]));
+    layers.extend((0..70).map(|count| tar_of(&[file("count", &count.to_string())])));
+    let diff_ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    let config = serde_json::json!({
+        "os": "linux", "architecture": "any", "config": {"Cmd": ["/bin/true"], "WorkingDir": "/d"},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let mut files = Vec::new();
+    let mut blob = |bytes: Vec<u8>| {
+        let digest = sha256(&bytes);
+        let size = bytes.len();
+        files.push((format!("blobs/sha256/{digest}"), bytes));
+        serde_json::json!({"digest": format!("sha256:{digest}"), "size": size, "mediaType": "x"})
+    };
+    let config = blob(config.to_string().into_bytes());
+    let layers: Vec<_> = layers.into_iter().map(&mut blob).collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
+    let mut manifest = blob(manifest.to_string().into_bytes());
+    manifest["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "example.org/app:2"});
+    files.push(("index.json".into(), serde_json::json!({"manifests": [manifest]}).to_string().into_bytes()));
+    files.push(("oci-layout".into(), b"{}".to_vec()));
+    tar_of(&files)
+}
+
+async fn imports_layers(bench: Bench) {
+    let engine = bench.engine().await;
+    let base = engine.image_status(IMAGE).await.unwrap().unwrap();
+    let layer = bench.config.data_dir.join("images/layers").join(base.id.trim_start_matches("sha256:"));
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    archive.append_dir_all(".", layer).unwrap();
+    let file = bench.dir.path().join("image.tar");
+    std::fs::write(&file, oci_layout(archive.into_inner().unwrap())).unwrap();
+    let image = engine.import_image(&file).await.unwrap().pop().unwrap();
+    assert_eq!(image.repo_tags, ["example.org/app:2"]);
+    let sandbox = bench.sandbox(&engine).await;
+    let spec = |command: &str| ContainerSpec { image: "example.org/app:2".into(), ..container(command) };
+    assert_eq!(bench.run(&engine, &sandbox, spec("")).await.0.exit_code, 0);
+    assert_eq!(bench.run(&engine, &sandbox, spec("ls .")).await.1, "new\n");
+    assert_eq!(bench.run(&engine, &sandbox, spec("cat /count")).await.1, "69\n");
+    assert!(!bench.run(&engine, &sandbox, spec("ls /bin")).await.1.contains("echo"));
+    assert!(engine.remove_image("example.org/app:2").await.is_err(), "containers use it");
+    engine.remove_sandbox(&sandbox).await.unwrap();
+    engine.remove_image("example.org/app:2").await.unwrap();
+    assert_eq!(std::fs::read_dir(bench.config.data_dir.join("images/layers")).unwrap().count(), 1);
+}
+
+async fn starts_many_at_once(bench: Bench) {
+    let engine = bench.engine().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for count in 0..25 {
+        let (engine, bench) = (Arc::clone(&engine), bench.clone());
+        tasks.spawn(async move {
+            let sandbox = bench.sandbox(&engine).await;
+            let (ended, text) = bench.run(&engine, &sandbox, container(&format!("echo {count}"))).await;
+            assert_eq!((ended.exit_code, text), (0, format!("{count}\n")));
+            let id = started(&engine, &sandbox, container("sleep 1000")).await;
+            let outputs = (0..4).map(|turn| {
+                let (engine, id) = (Arc::clone(&engine), id.clone());
+                tokio::spawn(async move { exec(&engine, &id, &format!("exit {turn}")).await.0 == turn })
+            });
+            for output in outputs.collect::<Vec<_>>() {
+                assert!(output.await.unwrap());
+            }
+            engine.remove_sandbox(&sandbox).await.unwrap();
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(engine.list_sandboxes().is_empty() && engine.list_containers().is_empty());
+}
+
+async fn survives_many_restarts(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let id = started(&engine, &sandbox, container("sleep 1000")).await;
+    let before = status(&engine, &id);
+    drop(engine);
+    for count in 0..10 {
+        let engine = bench.engine().await;
+        let (ended, _) = bench.run(&engine, &sandbox, container(&format!("exit {count}"))).await;
+        assert_eq!(ended.exit_code, count);
+        // Requests under way when the agent goes.
+        let going = Arc::clone(&engine);
+        let other = sandbox.clone();
+        tokio::spawn(async move { going.create_container(&other, container("true")).await }).abort();
+        drop(engine);
+    }
+    let engine = bench.engine().await;
+    assert_eq!(status(&engine, &id), before);
 }
 
 /// Prints times; judges nothing.

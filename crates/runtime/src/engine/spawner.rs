@@ -74,6 +74,8 @@ impl Engine {
                 None if last_try => return Err(RuntimeError::Other("the sandbox's shim died".into())),
                 // The request may have been lost with a spawner that was killed.
                 None => {
+                    super::sandboxes::clear(plan);
+                    std::fs::create_dir_all(&plan.dir)?;
                     let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
                     *spawner = None;
                 }

@@ -109,7 +109,7 @@ fn prepare_container(start: &ContainerStart<'_>, sync: &UnixStream) -> Result<()
     let console = if start.plan.spec.tty { Some(open_console(true)?) } else { None };
     mounts::finish_root(start.plan)?;
     notes.extend(process::score_for_oom(start.plan));
-    let ready = process::Ready::resolve(start.plan, &start.plan.argv, &mut notes)?;
+    let ready = process::Ready::resolve(start.plan, &start.plan.argv, start.plan.spec.tty, &mut notes)?;
     finish(ready, console, notes, sync)
 }
 
@@ -122,7 +122,7 @@ fn prepare_command(start: &ExecStart<'_>, sync: &UnixStream) -> Result<(), Runti
     sys::setns(mounts.as_fd(), libc::CLONE_NEWNS).during(|| "cannot join the container's mounts".into())?;
     let mut notes = Vec::from_iter(process::score_for_oom(start.plan));
     let console = if start.tty { Some(open_console(false)?) } else { None };
-    let ready = process::Ready::resolve(start.plan, start.command, &mut notes)?;
+    let ready = process::Ready::resolve(start.plan, start.command, start.tty, &mut notes)?;
     finish(ready, console, notes, sync)
 }
 

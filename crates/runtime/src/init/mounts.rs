@@ -60,6 +60,7 @@ pub(super) fn enter_root(start: &ContainerStart<'_>) -> Result<(), RuntimeError>
     // Mounts made later on the host still arrive, none made here goes back.
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .during(|| "cannot detach the mount tree".into())?;
+    let host_devices = if plan.spec.privileged { host_devices()? } else { Vec::new() };
     let groups = group_sources(start)?;
     let shm = clone_tree(&start.sandbox.dir.join("shm"), false)?;
     mount_overlay(plan)?;
@@ -83,7 +84,7 @@ pub(super) fn enter_root(start: &ContainerStart<'_>) -> Result<(), RuntimeError>
     place_new("devpts", &pts, quiet, "/dev/pts")?;
     place_new("mqueue", &[], guarded, "/dev/mqueue")?;
     place(&Source { tree: shm, target: "/dev/shm".into(), is_dir: true })?;
-    make_devices()?;
+    make_devices(&host_devices)?;
     // Outer targets first, whatever the order given.
     binds.sort_by_key(|source| source.target.split('/').filter(|part| !part.is_empty()).count());
     binds.iter().try_for_each(place)
@@ -299,8 +300,35 @@ fn make_file(path: &str) -> Result<OwnedFd, RuntimeError> {
     }
 }
 
-fn make_devices() -> Result<(), RuntimeError> {
+/// A device of the machine: name, kind, rights, number.
+type HostDevice = (std::ffi::OsString, rustix::fs::FileType, Mode, u64);
+
+/// The devices right in the machine's /dev but those every container has; terminals belong to the host.
+fn host_devices() -> Result<Vec<HostDevice>, RuntimeError> {
+    let mut devices = Vec::new();
+    for entry in std::fs::read_dir("/dev").during(|| "cannot list devices".into())? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        let known = DEVICES.iter().any(|(known, ..)| *known == text) || ["ptmx", "console"].contains(&&*text);
+        if known || text.starts_with("tty") || text.starts_with("vcs") {
+            continue;
+        }
+        // A device may go while the folder is read.
+        let Ok(stat) = rustix::fs::lstat(Path::new("/dev").join(&name)) else { continue };
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if kind.is_char_device() || kind.is_block_device() {
+            devices.push((name, kind, Mode::from_raw_mode(stat.st_mode & 0o777), stat.st_rdev));
+        }
+    }
+    Ok(devices)
+}
+
+fn make_devices(host: &[HostDevice]) -> Result<(), RuntimeError> {
     let dev = make_dirs("/dev")?;
+    for (name, kind, mode, number) in host {
+        rustix::fs::mknodat(&dev, name, *kind, *mode, *number)
+            .during(|| format!("cannot make /dev/{}", name.to_string_lossy()))?;
+    }
     for (name, major, minor) in DEVICES {
         let kind = rustix::fs::FileType::CharacterDevice;
         let device = rustix::fs::makedev(major, minor);

@@ -35,6 +35,7 @@ impl Ready {
     pub(super) fn resolve(
         plan: &ContainerPlan,
         command: &[String],
+        tty: bool,
         notes: &mut Vec<String>,
     ) -> Result<Self, RuntimeError> {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -58,7 +59,7 @@ impl Ready {
         if !env.iter().any(|(name, _)| name == "HOME") {
             env.push(("HOME".into(), identity.home.clone()));
         }
-        if plan.spec.tty && !env.iter().any(|(name, _)| name == "TERM") {
+        if tty && !env.iter().any(|(name, _)| name == "TERM") {
             env.push(("TERM".into(), "xterm".into()));
         }
         let mut rlimits = Vec::new();
