@@ -1,5 +1,7 @@
 //! Starting one container: image, environment, configuration, create, start.
 
+use std::time::Duration;
+
 use client::EventType;
 use k8s_openapi::api::core::v1 as core;
 
@@ -10,6 +12,9 @@ use crate::fields::FieldContext;
 use crate::images::{ImageStep, blocked, image_step, never_pull};
 use crate::observed::{Blocked, find_container};
 use crate::ports::{ContainerConfig, ImageInfo, RuntimeError};
+
+/// How long the first read of the services may take.
+const FIRST_READ: Duration = Duration::from_secs(10);
 
 impl PodWorker {
     pub(super) async fn start_container(&mut self, name: &str, attempt: u32, streak: u32) -> Flow {
@@ -123,7 +128,13 @@ impl PodWorker {
         let shared = self.shared.clone();
         let held = self.memory.held.as_ref().ok_or("the pod's sources are not read yet")?;
         let sources = shared.references.read(held).await?;
-        shared.services.synced().await;
+        tokio::select! {
+            biased;
+            () = shared.services.synced() => {}
+            () = shared.clock.sleep(FIRST_READ) => {
+                return Err("services have not yet been read at least once, cannot construct envvars".into());
+            }
+        }
         let in_namespace = |namespace: &str| {
             let list = shared.services.in_namespace(namespace);
             list.into_iter().map(|c| (c.key.name.clone(), c.object.clone())).collect()
