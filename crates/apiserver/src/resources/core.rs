@@ -39,7 +39,6 @@ fn pods() -> Row {
         .create("eviction", "policy", "v1", "Eviction")
         .connect("exec", "PodExecOptions", GET_CREATE)
         .connect("log", "", &[Verb::Get])
-        .part("resize", VIEW)
         .status()
         .strategy(pod::PodStrategy)
         .columns(columns::pod_before_age(), columns::pod_after_age())

@@ -1,7 +1,7 @@
 //! Pod.
 
 use api::{FieldError, Object, RequestOptions, Status};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::resource::{DeleteDecision, Strategy, WriteContext};
 use crate::resources::check::{At, Errors, immutable};
@@ -75,7 +75,6 @@ impl Strategy for PodStrategy {
                 }
                 *new = kept;
             }
-            Some("resize") => resize(new, old),
             // Ephemeral containers come through their own path only.
             _ => match old.get(&["spec", "ephemeralContainers"]).cloned() {
                 Some(list) => new.set(&["spec", "ephemeralContainers"], list),
@@ -100,21 +99,11 @@ impl Strategy for PodStrategy {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut e = Errors::new();
-        // An update through a subresource changes the spec in its own way; those paths have put everything else back.
-        let ephemeral = |o: &Object| o.get(&["spec", "ephemeralContainers"]).cloned();
-        let resources = |o: &Object| {
-            let all = At::top(o, "spec").field("containers");
-            all.items().map(|c| c.field("resources").value.clone()).collect::<Vec<Value>>()
-        };
-        if ephemeral(new) != ephemeral(old) {
-            ephemeral_update(new, old, &mut e);
-        } else if resources(new) != resources(old) && only_resources_differ(new, old) {
-            if qos_class(new) != qos_class(old) {
-                let detail = "Pod QOS Class may not change as a result of resizing";
-                e.push(FieldError::invalid("spec", qos_class(new), detail));
-            }
-        } else {
-            update::validate(new, old, &mut e);
+        if new.get(&["spec"]) != old.get(&["spec"]) {
+            // The old pod may have been written before some default existed.
+            let mut old = old.clone();
+            self.default(&mut old);
+            spec_update(new, &old, &mut e);
         }
         immutable(&mut e, new, old, &["status", "qosClass"]);
         e
@@ -165,28 +154,14 @@ impl Strategy for PodStrategy {
     }
 }
 
-/// Takes over the containers' resources and nothing else.
-fn resize(new: &mut Object, old: &Object) {
-    let wanted = new.clone();
-    *new = old.clone();
-    for list in ["containers", "initContainers"] {
-        let all = At::top(&wanted, "spec").field(list);
-        for container in all.items() {
-            let name = container.field("name").str();
-            let target = new.0.get_mut("spec").and_then(|s| s.get_mut(list));
-            for item in crate::resources::defaults::items_mut(target) {
-                if item["name"] == name {
-                    item["resources"] = container.field("resources").value.clone();
-                }
-            }
-        }
+/// Ephemeral containers change through their own path only, which has put everything else back.
+fn spec_update(new: &Object, old: &Object, e: &mut Errors) {
+    let ephemeral = |o: &Object| o.get(&["spec", "ephemeralContainers"]).cloned();
+    if ephemeral(new) == ephemeral(old) {
+        update::validate(new, old, e);
+    } else {
+        ephemeral_update(new, old, e);
     }
-}
-
-fn only_resources_differ(new: &Object, old: &Object) -> bool {
-    let mut copy = new.clone();
-    resize(&mut copy, old);
-    copy.get(&["spec"]) == new.get(&["spec"])
 }
 
 fn ephemeral_update(new: &Object, old: &Object, e: &mut Errors) {

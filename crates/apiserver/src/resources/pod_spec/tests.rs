@@ -275,6 +275,10 @@ fn changes() {
             .contains("pod updates may not change fields other than")
     );
     assert!(change(|s| s["containers"][0]["command"] = json!(["x"])).contains("pod updates may not change"));
+    assert!(
+        change(|s| s["containers"][0]["resources"] = json!({"limits": {"cpu": "1"}}))
+            .contains("pod updates may not")
+    );
     assert!(change(|s| s["containers"] = json!([])).contains("may not add or remove containers"));
     assert!(change(|s| s["schedulingGates"] = json!([{"name": "x"}])).contains("only deletion is allowed"));
 }
