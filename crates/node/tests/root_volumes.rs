@@ -1,4 +1,4 @@
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 //! Volumes that are mounts: a tmpfs and a subPath, in a mount namespace of the test's own.
 
 use std::os::unix::fs::MetadataExt;

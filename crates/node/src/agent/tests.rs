@@ -298,3 +298,39 @@ async fn the_node_registers_and_renews_its_lease() {
     let lease = world.api.get("leases", "kube-node-lease", "n1").unwrap();
     assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
 }
+
+#[tokio::test]
+async fn volumes_follow_their_sources() {
+    let world = World::new();
+    let map = |value: &str| json!({"metadata": {"name": "cm", "namespace": "default", "uid": "u"}, "data": {"k": value}});
+    let mut object = pod("a", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let sources = json!([{"configMap": {"name": "cm"}}, {"serviceAccountToken": {"path": "token"}},
+        {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]);
+    object["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": sources}}]);
+    world.api.put("pods", object);
+    let asked = |api: &FakeApi| api.calls().iter().any(|c| c == "watch configmaps");
+    world.api.until("reading", asked).await;
+    assert!(world.runtime.containers().is_empty(), "no container without its volumes");
+    world.api.put("configmaps", map("one"));
+    world.running("a").await;
+    let dir = world.dir.path().join("pods/uid-a/volumes/v");
+    assert_eq!(std::fs::read_to_string(dir.join("k")).unwrap(), "one");
+    assert_eq!(std::fs::read_to_string(dir.join("token")).unwrap(), "the-token");
+    let reads = |file: &str, text: &str| std::fs::read_to_string(dir.join(file)).unwrap() == text;
+    world.api.put("configmaps", map("two"));
+    let mut labelled = world.api.get("pods", "default", "a").unwrap();
+    labelled["metadata"]["labels"] = json!({"x": "y"});
+    world.api.put("pods", labelled);
+    let updated = async {
+        while !reads("k", "two") || !reads("labels", "x=\"y\"") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), updated).await.unwrap();
+    let tokens = world.api.calls().into_iter().filter(|c| c == "create serviceaccounts token").count();
+    assert_eq!(tokens, 1, "a token is kept until it is due");
+    assert_eq!(world.runtime.containers().len(), 1);
+    let mounts = world.runtime.config(&world.runtime.containers()[0].id).unwrap().mounts;
+    assert!(mounts.iter().any(|m| m.container_path == "/v" && m.readonly && m.host_path == dir));
+    assert!(mounts.iter().any(|m| m.container_path == "/etc/resolv.conf"));
+}
