@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use runtime::{
     ContainerSpec, ContainerState, ContainerStatus, Engine, EngineConfig, ExecOutput, ExecSpec, Layout,
-    Mount, Resources, SandboxSpec,
+    Mount, Resources, Rlimit, SandboxSpec,
 };
 
 const IMAGE: &str = "podium.local/test";
@@ -511,6 +511,26 @@ async fn sets_up_the_process(bench: Bench) {
     .await;
     let process = exec(&engine, &root, "cat /proc/self/status").await.1.replace('\t', " ");
     assert!(process.contains("CapEff: 0000000000001000") && process.contains("NoNewPrivs: 0"), "{process}");
+    // The shortest filter: allow everything (BPF_RET | BPF_K, SECCOMP_RET_ALLOW).
+    let filter = [&0x06u16.to_ne_bytes()[..], &[0, 0], &0x7fff_0000u32.to_ne_bytes()].concat();
+    for allow_privilege_escalation in [false, true] {
+        let limit = |kind: &str, number| Rlimit { kind: kind.into(), soft: number, hard: number };
+        let spec = ContainerSpec {
+            seccomp: Some(filter.clone()),
+            allow_privilege_escalation,
+            rlimits: vec![limit("RLIMIT_NOFILE", 321), limit("RLIMIT_NPROC", u64::MAX)],
+            ..container("cat /proc/self/status /proc/self/limits")
+        };
+        let (ended, text) = bench.run(&engine, &sandbox, spec).await;
+        assert!(ended.exit_code == 0 && text.contains("Seccomp:\t2"), "{text}");
+        let files: Vec<&str> = text
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        assert_eq!(files[3..5], ["321", "321"]);
+    }
     let fds = exec(&engine, &root, "ls /proc/1/fd").await.1;
     assert_eq!(fds, "0 1 2");
 }
@@ -801,6 +821,11 @@ async fn goes_down_without_an_agent(bench: Bench) {
         assert!(!Path::new(&format!("/proc/{pid}/root/bin")).exists());
     }
     assert_eq!(runtime::down(&bench.config).unwrap(), runtime::Report::default());
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    started(&engine, &sandbox, container("sleep 1000")).await;
+    engine.purge().await.unwrap();
+    assert!(engine.list_sandboxes().is_empty() && !bench.config.run_dir.exists());
 }
 
 fn sha256(bytes: &[u8]) -> String {

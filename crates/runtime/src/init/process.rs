@@ -16,7 +16,6 @@ pub(super) struct Ready {
     capabilities: u64,
     no_new_privileges: bool,
     seccomp: Option<Vec<u8>>,
-    rlimits: Vec<(u32, u64, u64)>,
     cwd: String,
     argv: Vec<CString>,
     env: Vec<CString>,
@@ -62,9 +61,11 @@ impl Ready {
         if tty && !env.iter().any(|(name, _)| name == "TERM") {
             env.push(("TERM".into(), "xterm".into()));
         }
-        let mut rlimits = Vec::new();
         for limit in &plan.spec.rlimits {
-            rlimits.push((rlimit_number(&limit.kind)?, limit.soft, limit.hard));
+            // Raising a hard limit takes CAP_SYS_RESOURCE, which even root may lack.
+            if let Err(error) = sys::setrlimit(rlimit_number(&limit.kind)?, limit.soft, limit.hard) {
+                notes.push(format!("{} {}:{} not set: {error}", limit.kind, limit.soft, limit.hard));
+            }
         }
         let argv: Vec<CString> = command.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?;
         if argv.is_empty() {
@@ -77,7 +78,6 @@ impl Ready {
             capabilities: wanted & held,
             no_new_privileges: !plan.spec.allow_privilege_escalation && !plan.spec.privileged,
             seccomp: plan.spec.seccomp.clone(),
-            rlimits,
             cwd: if plan.cwd.is_empty() { "/".into() } else { plan.cwd.clone() },
             argv,
             env: env
@@ -97,9 +97,6 @@ impl Ready {
     }
 
     fn drop_rights(&self) -> Result<(), RuntimeError> {
-        for &(kind, soft, hard) in &self.rlimits {
-            sys::setrlimit(kind, soft, hard).during(|| format!("cannot set resource limit {kind}"))?;
-        }
         own_stdio(self.identity.uid);
         let early_filter = self.seccomp.as_deref().filter(|_| !self.no_new_privileges);
         if let Some(filter) = early_filter {

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::cgroup::{Group, Hierarchies};
-use crate::error::RuntimeError;
+use crate::error::{RuntimeError, log_failure};
 use crate::logs::Output;
 use crate::spec::{ContainerRecord, ContainerState, SandboxPlan};
 use crate::sys;
@@ -100,12 +100,13 @@ impl Shim {
             for event in ready {
                 match event {
                     Ready::Output(id, output) => self.copy_output(&id, output),
-                    Ready::Waiter(index) => self.waiter_left(index)?,
+                    // One failing container or peer must not take the others down.
+                    Ready::Waiter(index) => log_failure(self.waiter_left(index), "cannot end a command"),
                     Ready::Signal => {
                         while sys::next_signal(signals)?.is_some() {}
-                        self.reap()?;
+                        log_failure(self.reap(), "cannot reap");
                     }
-                    Ready::Connection => self.accept(listener)?,
+                    Ready::Connection => log_failure(self.accept(listener), "cannot answer"),
                 }
             }
         }
@@ -275,7 +276,9 @@ impl Shim {
         let dir = self.plan.dir.clone();
         let container = self.container(id)?;
         container.pid = None;
-        container.ended(code, &dir)?;
+        if let Err(error) = container.ended(code, &dir) {
+            container.record.status.message = format!("record not written: {error}");
+        }
         let record = container.record.clone();
         self.tell(&record);
         self.finish_waiters(
@@ -344,7 +347,7 @@ impl Shim {
                 && let Some(fd) = (if output == Output::Stdout { stdout } else { stderr }).as_ref()
             {
                 // The log has everything; somebody attached who doesn't read loses what a full pipe can't take.
-                crate::error::log_failure(rustix::io::write(fd, &bytes), "somebody attached misses output");
+                log_failure(rustix::io::write(fd, &bytes), "somebody attached misses output");
             }
         }
         true
