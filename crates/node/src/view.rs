@@ -66,7 +66,13 @@ impl RuntimeView {
         rx.await.map_err(|_| stopped())?
     }
 
-    /// Pod uid of a sandbox, from the last listing.
+    /// Notes a sandbox that was made after the last listing, so that its events find their pod.
+    pub fn learn(&self, sandbox_id: &str, pod_uid: &str) {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.insert(sandbox_id.to_owned(), pod_uid.to_owned());
+    }
+
+    /// Pod uid of a sandbox, from the last listing or [`RuntimeView::learn`].
     pub fn pod_of(&self, sandbox_id: &str) -> Option<String> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(sandbox_id).cloned()
     }

@@ -96,6 +96,7 @@ impl PodWorker {
         }
         match self.shared.runtime.run_pod_sandbox(config).await {
             Ok(sandbox) => {
+                self.shared.view.learn(&sandbox.id, &self.uid);
                 self.memory.torn_down = false;
                 self.record.sandboxes.insert(0, sandbox);
                 self.attach_network().await
