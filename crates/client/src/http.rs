@@ -199,7 +199,10 @@ impl Transport for HttpTransport {
 
 /// The text of `299 - "text"` (RFC 7234, section 5.5).
 fn warning_text(header: &str) -> String {
-    header.split_once('"').map_or(header, |(_, text)| text.strip_suffix('"').unwrap_or(text)).replace("\\\"", "\"")
+    header
+        .split_once('"')
+        .map_or(header, |(_, text)| text.strip_suffix('"').unwrap_or(text))
+        .replace("\\\"", "\"")
 }
 
 async fn failure(code: u16, body: Incoming) -> Status {

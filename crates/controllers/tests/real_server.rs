@@ -1,5 +1,7 @@
 //! The controllers on the real API server and store, under their own identity: RBAC, admission and validation count.
 
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

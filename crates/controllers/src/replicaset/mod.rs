@@ -10,13 +10,16 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{ObjectKey, RequestOptions};
-use client::{Action, Cached, Controller, Kind, Plan, View, Watch};
+use client::{Action, Cached, Controller, EventType, Kind, Plan, View, Watch};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::{Value, json};
 
 use crate::claim::{Claimant, selector};
@@ -59,7 +62,7 @@ impl Controller for ReplicaSetController {
         let mut actions = claimed.actions;
         let (active, inactive): (Vec<_>, Vec<_>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
         let terminating = inactive.iter().filter(|pod| pod.deleting && !pod.object.is_terminal()).count();
-        let observed = status::Observed { active: &active, terminating, refused: view.refused_creation() };
+        let observed = status::Observed { active: &active, terminating, refused: refused(view) };
         // The status goes first: a refused creation stops what comes after it.
         actions.extend(status::update(&set, &observed, now));
         if !set.deleting {
@@ -83,6 +86,11 @@ fn sets_of_pod(view: &View, pod: &Cached<Pod>) -> Vec<ObjectKey> {
     matching.map(|set| set.key.clone()).collect()
 }
 
+/// A refusal that says something about the set; a name that is taken does not.
+fn refused(view: &View) -> Option<&api::Status> {
+    view.refused_creation().filter(|status| !status.is_already_exists())
+}
+
 fn scale(
     set: &Cached<ReplicaSet>,
     claimant: &Claimant<'_>,
@@ -94,16 +102,65 @@ fn scale(
     let wanted = usize::try_from(wanted).unwrap_or(0);
     if active.len() < wanted {
         let pod = new_pod(set, claimant);
-        let create = Action::Create { gvr: Pod::gvr(), namespace: set.key.namespace.clone(), object: pod };
-        return vec![create; (wanted - active.len()).min(BURST)];
+        let names = new_names(set, (wanted - active.len()).min(BURST), now);
+        let creations = names.iter().map(|name| {
+            let mut pod = pod.clone();
+            pod["metadata"]["name"] = name.as_str().into();
+            Action::Create { gvr: Pod::gvr(), namespace: set.key.namespace.clone(), object: pod }
+        });
+        let events = names.iter().map(|name| event(set, "SuccessfulCreate", format!("Created pod: {name}")));
+        return creations.chain(events).collect();
     }
     let surplus = (active.len() - wanted).min(BURST);
     if surplus == 0 {
         return Vec::new();
     }
     let related = rank::neighbours(view, set);
-    let victims = rank::least_useful(active, &related, now).into_iter().take(surplus);
-    victims.map(|pod| delete_pod(&pod)).collect()
+    let mut victims = rank::least_useful(active, &related, now);
+    victims.truncate(surplus);
+    let deletions = victims.iter().map(|pod| delete_pod(pod));
+    let events =
+        victims.iter().map(|pod| event(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name)));
+    deletions.chain(events).collect()
+}
+
+/// Names for new pods, chosen here so that the events can tell them: the set's name and five characters.
+fn new_names(set: &Cached<ReplicaSet>, count: usize, now: Timestamp) -> Vec<String> {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    /// A pod's name is its host name, of 63 characters at most.
+    const LONGEST_BASE: usize = 57;
+    let base: String = set.key.name.chars().take(LONGEST_BASE).collect();
+    let name = |index: usize| {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&set.uid, now.as_nanosecond(), index).hash(&mut hasher);
+        let mut rest = hasher.finish();
+        let mut suffix = String::new();
+        for _ in 0..5 {
+            let (quotient, digit) = (rest / ALPHABET.len() as u64, rest % ALPHABET.len() as u64);
+            suffix.push(char::from(ALPHABET[usize::try_from(digit).unwrap_or(0)]));
+            rest = quotient;
+        }
+        format!("{base}-{suffix}")
+    };
+    let names: BTreeSet<String> = (0..count).map(name).collect();
+    names.into_iter().collect()
+}
+
+fn event(set: &Cached<ReplicaSet>, reason: &str, message: String) -> Action {
+    Action::Event {
+        about: ObjectReference {
+            api_version: Some("apps/v1".into()),
+            kind: Some("ReplicaSet".into()),
+            namespace: Some(set.key.namespace.clone()),
+            name: Some(set.key.name.clone()),
+            uid: Some(set.uid.clone()),
+            resource_version: Some(set.revision.to_string()),
+            field_path: None,
+        },
+        event_type: EventType::Normal,
+        reason: reason.into(),
+        message,
+    }
 }
 
 fn delete_pod(pod: &Cached<Pod>) -> Action {

@@ -69,9 +69,11 @@ fn missing_pods_are_made() {
         &set(2, json!({"replicas": 0, "observedGeneration": 1})),
         &[],
         expect![[r#"
-        create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
-        create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
-    "#]],
+            create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"name":"web-6wgsf","namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+            create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"name":"web-nx4ht","namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+            event SuccessfulCreate: Created pod: web-6wgsf
+            event SuccessfulCreate: Created pod: web-nx4ht
+        "#]],
     );
 }
 
@@ -86,7 +88,8 @@ fn finished_and_leaving_pods_do_not_count() {
         ],
         expect![[r#"
             status replicasets default/web {"availableReplicas":0,"fullyLabeledReplicas":0,"observedGeneration":1,"readyReplicas":0,"replicas":0,"terminatingReplicas":1}
-            create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+            create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"name":"web-6wgsf","namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+            event SuccessfulCreate: Created pod: web-6wgsf
         "#]],
     );
 }
@@ -113,16 +116,24 @@ fn the_least_useful_pods_go_first() {
         &set(0, json!({"replicas": 8})),
         &pods,
         expect![[r#"
-        status replicasets default/web {"availableReplicas":5,"fullyLabeledReplicas":8,"observedGeneration":1,"readyReplicas":5,"replicas":8,"terminatingReplicas":0}
-        delete pods default/unassigned 
-        delete pods default/pending 
-        delete pods default/unready 
-        delete pods default/cheap 
-        delete pods default/recent 
-        delete pods default/restarted 
-        delete pods default/young 
-        delete pods default/old 
-    "#]],
+            status replicasets default/web {"availableReplicas":5,"fullyLabeledReplicas":8,"observedGeneration":1,"readyReplicas":5,"replicas":8,"terminatingReplicas":0}
+            delete pods default/unassigned 
+            delete pods default/pending 
+            delete pods default/unready 
+            delete pods default/cheap 
+            delete pods default/recent 
+            delete pods default/restarted 
+            delete pods default/young 
+            delete pods default/old 
+            event SuccessfulDelete: Deleted pod: unassigned
+            event SuccessfulDelete: Deleted pod: pending
+            event SuccessfulDelete: Deleted pod: unready
+            event SuccessfulDelete: Deleted pod: cheap
+            event SuccessfulDelete: Deleted pod: recent
+            event SuccessfulDelete: Deleted pod: restarted
+            event SuccessfulDelete: Deleted pod: young
+            event SuccessfulDelete: Deleted pod: old
+        "#]],
     );
 }
 
@@ -175,8 +186,9 @@ fn a_refused_pod_becomes_a_condition() {
     check_view(
         &view.with_last(Outcome { failed: Some((create, refused)), performed: 0 }),
         &expect![[r#"
-        status replicasets default/web {"availableReplicas":0,"conditions":[{"lastTransitionTime":"2026-01-01T01:00:00Z","message":"pods is forbidden: exceeded quota","reason":"FailedCreate","status":"True","type":"ReplicaFailure"}],"fullyLabeledReplicas":0,"observedGeneration":1,"readyReplicas":0,"replicas":0,"terminatingReplicas":0}
-        create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
-    "#]],
+            status replicasets default/web {"availableReplicas":0,"conditions":[{"lastTransitionTime":"2026-01-01T01:00:00Z","message":"pods is forbidden: exceeded quota","reason":"FailedCreate","status":"True","type":"ReplicaFailure"}],"fullyLabeledReplicas":0,"observedGeneration":1,"readyReplicas":0,"replicas":0,"terminatingReplicas":0}
+            create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"name":"web-6wgsf","namespace":"default","ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+            event SuccessfulCreate: Created pod: web-6wgsf
+        "#]],
     );
 }
