@@ -11,7 +11,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::pipeline::Session;
@@ -46,7 +47,7 @@ pub(crate) async fn run(upgraded: Upgraded, session: Session) {
                 tracing::debug!(%error, "exec client went away");
             }
         }
-        () = receive(stream, stdin, resize) => {}
+        () = receive(stream, stdin.filter(|_| options.stdin), resize) => {}
     }
 }
 
@@ -80,7 +81,9 @@ async fn send(
     }
     let result = exit.await.unwrap_or_else(|_| Err(Status::internal("the command's outcome is unknown")));
     sink.send(frame(ERROR, outcome(&result).to_string().as_bytes())).await?;
-    sink.send(Message::Close(None)).await?;
+    // clients take a close without a code for a broken connection
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    sink.send(Message::Close(Some(normal))).await?;
     sink.close().await
 }
 
