@@ -1,6 +1,9 @@
 //! `podium down`: removes everything that `up` made on this machine.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
 use store::disk::RealDisk;
 
 use crate::cli::{DownArgs, outln};
@@ -33,6 +36,7 @@ pub(crate) fn run(args: &DownArgs) -> Result<()> {
     pool.block_on(net::down(&paths.network(), &paths.instance)).context("cannot remove the pod network")?;
     outln("removed the pod network");
     remove_volumes(&paths)?;
+    remove_empty(paths.run().parent())?;
     if args.purge {
         std::fs::remove_dir_all(&paths.data)
             .with_context(|| format!("cannot delete {}", paths.data.display()))?;
@@ -54,6 +58,15 @@ fn remove_volumes(paths: &Paths) -> Result<()> {
             Err(error).with_context(|| format!("cannot delete {}", pods.display()))
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The folder that all instances share goes with the last one.
+fn remove_empty(shared: Option<&Path>) -> Result<()> {
+    let Some(folder) = shared else { return Ok(()) };
+    match rustix::fs::rmdir(folder) {
+        Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", folder.display())),
     }
 }
 

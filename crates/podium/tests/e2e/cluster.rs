@@ -8,9 +8,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{ApiRequest, GroupVersionResource, ObjectKey, PatchType, RequestOptions, Verb};
+use api::{ApiRequest, GroupVersionResource, ObjectKey, PatchType, RequestOptions, ResponseBody, Verb};
 use base64::Engine as _;
 use client::{Client, HttpTransport, Identity};
+use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::{Value, json};
 
@@ -134,10 +135,12 @@ impl Cluster {
         let mut request = ApiRequest::resource(Verb::Get, pods, Some(NAMESPACE), Some("client"), Some("log"));
         request.options.extra.push(("tailLines".into(), "30".into()));
         let Ok(response) = self.client.call(request).await else { return BTreeSet::new() };
-        let text = match response.into_bytes() {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(_) => return BTreeSet::new(),
-        };
+        let ResponseBody::Stream(mut stream) = response.body else { panic!("a log is a stream") };
+        let mut bytes = Vec::new();
+        while let Some(Ok(part)) = stream.next().await {
+            bytes.extend_from_slice(&part);
+        }
+        let text = String::from_utf8_lossy(&bytes);
         text.lines().filter_map(|line| line.strip_prefix("hello from ")).map(str::to_owned).collect()
     }
 

@@ -5,6 +5,10 @@
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::sync::OnceLock;
+
+/// Interfaces that a new network namespace has by itself.
+static LINKS_BEFORE: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Brings up the loopback interface of the new network namespace (netdevice(7)).
 pub(crate) fn prepare() {
@@ -19,6 +23,7 @@ pub(crate) fn prepare() {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     };
     assert_eq!(outcome, 0, "loopback comes up");
+    LINKS_BEFORE.get_or_init(links);
 }
 
 fn links() -> Vec<String> {
@@ -32,25 +37,19 @@ fn links() -> Vec<String> {
         .collect()
 }
 
-/// Interfaces of pods: all but loopback, kernel-made fallback devices and the node's own bridge.
-pub(crate) fn pod_links(instance: &str) -> Vec<String> {
-    let own = ["lo", "ifb0", "ifb1", "tunl0", "sit0", "gre0", "erspan0", "gretap0", "ip6tnl0"];
-    let bridges = bridges();
+/// Interfaces that were made since [`prepare`].
+fn made_links() -> Vec<String> {
+    let before = LINKS_BEFORE.get().expect("prepare came first");
     let mut links = links();
-    links.retain(|link| !own.contains(&link.as_str()) && !bridges.contains(link));
-    tracing_free(instance, &links);
+    links.retain(|link| !before.contains(link));
     links
 }
 
-/// The gateway bridge is the one interface without a pod; it has the pod range's first address.
-fn bridges() -> Vec<String> {
-    links().into_iter().filter(|link| link.starts_with("podium") || link.starts_with("pod0")).collect()
-}
-
-fn tracing_free(instance: &str, links: &[String]) {
-    if !links.is_empty() {
-        println!("   {instance}: links {links:?}");
-    }
+/// Interfaces of pods: the node's own gateway interface is the other kind.
+pub(crate) fn pod_links() -> Vec<String> {
+    let mut links = made_links();
+    links.retain(|link| !link.ends_with("-gw"));
+    links
 }
 
 /// Number of cgroup folders of this instance in the hierarchy that has most of them.
@@ -76,8 +75,7 @@ fn count_folders(root: &Path) -> usize {
 /// Everything of an instance that is still on the host.
 pub(crate) fn leftovers(instance: &str, data_dir: &Path) -> Vec<String> {
     let mut left = cgroup_roots(instance);
-    left.extend(links().into_iter().filter(|link| link != "lo").filter(|link| link.contains(instance)));
-    left.extend(bridges());
+    left.extend(made_links());
     let run = format!("/run/podium/{instance}");
     if Path::new(&run).exists() {
         left.push(run.clone());

@@ -124,13 +124,13 @@ async fn main_job() {
     cluster.eventually("no namespace", async |c| !c.namespace_exists(NAMESPACE).await).await;
     cluster
         .eventually("no pod on the host", async |c| {
-            host::pod_links(&c.instance).is_empty() && host::cgroups(&c.instance) <= 1
+            host::pod_links().is_empty() && host::cgroups(&c.instance) <= 1
         })
         .await;
 
     step("down leaves nothing");
     cluster.down();
-    let left = host::leftovers(&cluster.instance, cluster.data_dir());
+    let left = host::leftovers(&cluster.instance, &cluster.data_dir());
     assert!(left.is_empty(), "left on the host: {left:?}");
 }
 
