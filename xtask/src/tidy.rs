@@ -20,7 +20,18 @@ const EDGES: &[(&str, &[&str])] = &[
     ("net", &["api", "client"]),
     (
         "podium",
-        &["api", "schema", "store", "apiserver", "client", "controllers", "scheduler", "node", "runtime", "net"],
+        &[
+            "api",
+            "schema",
+            "store",
+            "apiserver",
+            "client",
+            "controllers",
+            "scheduler",
+            "node",
+            "runtime",
+            "net",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -59,7 +70,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 
 fn gauge(name: &str, values: &mut [usize]) {
     values.sort_unstable();
-    let at = |percent: usize| values.get((values.len().saturating_sub(1)) * percent / 100).copied().unwrap_or(0);
+    let at =
+        |percent: usize| values.get((values.len().saturating_sub(1)) * percent / 100).copied().unwrap_or(0);
     println!("tidy: {name}: median {}, p90 {}, p99 {}, max {}", at(50), at(90), at(99), at(100));
 }
 
@@ -73,8 +85,10 @@ fn edges(root: &Path) -> Result<Vec<String>> {
     }
     let mut broken = Vec::new();
     for manifest in manifests {
-        let text = fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-        let name = manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        let text =
+            fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+        let name =
+            manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
         let Some(may_use) = allowed.get(name.as_str()) else {
             broken.push(format!("crate {name} has no row in EDGES (xtask/src/tidy.rs)"));
             continue;
@@ -131,7 +145,8 @@ fn function_lengths(text: &str) -> Vec<usize> {
     for (number, line) in text.lines().enumerate() {
         let code = line.trim_start();
         let indent = line.len() - code.len();
-        let words: Vec<&str> = code.split(' ').take(5).take_while(|word| *word != "//" && *word != "///").collect();
+        let words: Vec<&str> =
+            code.split(' ').take(5).take_while(|word| *word != "//" && *word != "///").collect();
         if words.contains(&"fn") && !code.ends_with(';') {
             open.push((indent, number));
         }
