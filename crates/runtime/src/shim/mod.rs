@@ -36,6 +36,9 @@ pub(crate) use sandbox::{give_back, store};
 /// An agent that stops in the middle of a message must not stop the shim.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Killed processes die quickly unless the kernel holds them.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
+
 /// A connection that waits for the end of a command or container.
 struct Waiter {
     connection: UnixStream,
@@ -267,9 +270,13 @@ impl Shim {
     }
 
     fn container_ended(&mut self, id: &str, code: i32) -> Result<(), RuntimeError> {
+        let shared = self.pause.is_some() || self.plan.spec.host_pid;
         let container = self.container(id)?;
-        // In a shared pid namespace the container's other processes are still there.
         container.group.kill();
+        // Without a pid namespace of its own a container's other processes outlive its first one.
+        if shared && !container.group.wait_empty(ORPHAN_LIMIT) {
+            tracing::error!(container = id, "processes of an ended container do not die");
+        }
         for output in [Output::Stdout, Output::Stderr] {
             while self.copy_once(id, output) {}
         }
