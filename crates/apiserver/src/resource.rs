@@ -203,14 +203,14 @@ pub struct PrivateEntry {
 
 /// What a strategy may read while it decides: other objects, and private keys under `/podium/`.
 pub trait Reader: Send + Sync {
-    /// One object, from the watch cache (it may lag behind the store by moments).
+    /// One object as it is now.
     fn get<'a>(
         &'a self,
         gvr: &'a GroupVersionResource,
         key: &'a ObjectKey,
     ) -> BoxFuture<'a, Result<Option<Object>, Status>>;
 
-    /// All objects of a resource, or of one namespace of it, from the watch cache.
+    /// All objects of a resource, or of one namespace of it, as they are now.
     fn list<'a>(
         &'a self,
         gvr: &'a GroupVersionResource,
@@ -343,6 +343,7 @@ pub trait Strategy: Send + Sync {
     fn to_stored(&self, object: &mut Object) {}
 
     /// Turns a stored object of `Resource::stored_as` into this row's version.
+    #[allow(clippy::wrong_self_convention)]
     fn from_stored(&self, object: &mut Object) {}
 
     /// Adds conditions and operations on private keys to the object's own commit, and may change the object

@@ -26,6 +26,8 @@ use crate::stored::{self, CachedObject, MetaReader};
 /// A ring keeps at most this many events and bytes; what is older gives 410.
 const RING_EVENTS: usize = 8192;
 const RING_BYTES: usize = 32 << 20;
+/// How long a decision waits for caches that lag.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// How long the pump waits before it starts again after the store refused it.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
@@ -329,6 +331,23 @@ impl WatchCaches {
         };
         cache.loaded.get_or_try_init(|| cache.load(&*self.store, since)).await?;
         Ok(cache)
+    }
+
+    /// Waits until the caches show what the store shows now, or for as long as it is worth.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn catch_up(&self) -> Result<(), Status> {
+        let now = self.store.current_revision().await.map_err(Status::internal)?;
+        let mut progress = self.progress.subscribe();
+        if *progress.borrow() >= now {
+            return Ok(());
+        }
+        self.store.progress().await.map_err(Status::internal)?;
+        if tokio::time::timeout(CATCH_UP, progress.wait_for(|revision| *revision >= now)).await.is_err() {
+            tracing::warn!(revision = now, "watch caches lag behind the store");
+        }
+        Ok(())
     }
 
     /// The cache of a resource if there is one already.

@@ -192,13 +192,18 @@ impl Rbac {
         if user.in_group(MASTERS) {
             return Ok(true);
         }
-        let compiled = self.compiled().await?;
-        Ok(compiled
-            .visit(user, attributes.namespace, |rules| rules.iter().any(|rule| rule.allows(attributes))))
+        let allows = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(attributes));
+        if self.compiled().await?.visit(user, attributes.namespace, allows) {
+            return Ok(true);
+        }
+        // Nobody is refused because of a permission that the caches have not seen yet.
+        self.caches.catch_up().await?;
+        Ok(self.compiled().await?.visit(user, attributes.namespace, allows))
     }
 
     /// All rules that a user has in a namespace ("" means cluster-wide only).
     pub(crate) async fn rules(&self, user: &UserInfo, namespace: &str) -> Result<Vec<Rule>, Status> {
+        self.caches.catch_up().await?;
         let compiled = self.compiled().await?;
         let mut all = Vec::new();
         compiled.visit(user, namespace, |rules| {
@@ -219,6 +224,7 @@ impl Rbac {
         role: &RoleRef,
         namespace: &str,
     ) -> Result<Option<Arc<Vec<Rule>>>, Status> {
+        self.caches.catch_up().await?;
         let namespace = if role.kind == "Role" { namespace } else { "" };
         Ok(self.compiled().await?.roles.get(&(namespace.to_owned(), role.name.clone())).cloned())
     }
@@ -266,7 +272,7 @@ fn parse(object: &CachedObject, role: bool) -> Parsed {
         return role.map_or(Parsed::Broken, |r| Parsed::Role(Arc::new(r.rules.unwrap_or_default())));
     }
     let Ok(binding) = serde_json::from_slice::<BindingObject>(&object.value) else { return Parsed::Broken };
-    let namespace = object.key.splitn(6, '/').nth(4).unwrap_or_default();
+    let namespace = object.key.split('/').nth(4).unwrap_or_default();
     let subjects = binding.subjects.unwrap_or_default().iter().map(|s| s.key(namespace)).collect();
     Parsed::Binding { role: binding.role_ref, subjects }
 }

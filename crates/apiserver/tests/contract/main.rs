@@ -1,5 +1,7 @@
 //! The API's contract, checked over `ApiServer::call` with the embedded store, and once over TLS.
 
+#![allow(clippy::unwrap_used)] // tests: a failure here is a failed test
+
 mod common;
 mod deletion;
 mod identity;
