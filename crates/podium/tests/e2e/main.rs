@@ -3,6 +3,8 @@
 //! The test runs itself again inside new network and mount namespaces. There it starts the real binary, talks to it over
 //! TLS as any client would, breaks it, and looks at the host for leftovers after `podium down`.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod cluster;
 mod host;
 
