@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{down, up};
+use crate::{down, image, up};
 
 /// Version of Podium and of the Kubernetes API that it serves.
 pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), " (Kubernetes API v1.37)");
@@ -27,6 +27,9 @@ enum Command {
     Server(ServerArgs),
     /// Remove everything that `up` made on this machine
     Down(DownArgs),
+    /// Container images on this machine
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Print the version
     Version,
 }
@@ -85,6 +88,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Down(args) => {
             init_logging();
             down::run(&args)
+        }
+        Command::Image(command) => {
+            init_logging();
+            image::run(&command)
         }
     };
     match outcome {

@@ -3,7 +3,7 @@
 //! ```text
 //!   main ──▶ hidden runtime sub-commands (spawner, shim, container init): before any thread exists
 //!        ──▶ toolbox applets, when called by an applet's name (inside podium.local/toolbox)
-//!        ──▶ cli: up · server · down · version
+//!        ──▶ cli: up · server · down · image · version
 //!
 //!   up = control plane (store, API server, controllers, scheduler) + node (runtime, network, agent, proxy, DNS)
 //! ```
@@ -20,6 +20,7 @@ mod config;
 mod control_plane;
 mod down;
 mod host;
+mod image;
 mod node_part;
 mod progress;
 mod toolbox;

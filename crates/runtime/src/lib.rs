@@ -31,7 +31,7 @@ use std::process::ExitCode;
 pub use down::{Report, down};
 pub use engine::{Engine, EngineConfig, ExecOutput, ExecStreams, TerminalSize};
 pub use error::RuntimeError;
-pub use image::{ImageInfo, Layout};
+pub use image::{ImageInfo, Layout, import_image, list_images};
 pub use spec::{
     ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec, Mount, Propagation, Resources,
     Rlimit, RuntimeEvent, RuntimeEventKind, SandboxSpec, SandboxStatus,

@@ -47,6 +47,10 @@ impl EngineConfig {
         self.run_dir.join("sandboxes")
     }
 
+    pub(crate) fn images(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
     pub(crate) fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
     }
@@ -94,7 +98,7 @@ impl Engine {
         }
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&config.run_dir, std::fs::Permissions::from_mode(0o700))?;
-        let images = Arc::new(ImageStore::open(&config.data_dir.join("images"))?);
+        let images = Arc::new(ImageStore::open(&config.images())?);
         let engine = Arc::new(Self {
             spawner: Mutex::new(Some(spawner::Spawner::start(&config.exe)?)),
             config,

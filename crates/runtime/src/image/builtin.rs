@@ -34,6 +34,7 @@ impl ImageStore {
     /// The image under `reference`, packed anew when the executable or the layout differs from what it was packed of.
     pub(crate) fn ensure_builtin(&self, reference: &str, layout: &Layout) -> Result<ImageInfo, RuntimeError> {
         let name = reference::normalise(reference)?;
+        let _lock = self.lock()?;
         let mut hashing = Hashing::new(
             fs::File::open(&layout.executable)
                 .during(|| format!("cannot open {}", layout.executable.display()))?,

@@ -84,6 +84,7 @@ struct Unpacked {
 impl ImageStore {
     /// Imports every image of an archive; all of an image is checked before its name points to it.
     pub(crate) fn import(&self, archive: &Path) -> Result<Vec<ImageInfo>, RuntimeError> {
+        let _lock = self.lock()?;
         let scratch = self.scratch()?;
         let imported = self.import_into(archive, &scratch);
         std::fs::remove_dir_all(&scratch)?;

@@ -4,8 +4,11 @@
 //! layers/HEX/          an unpacked layer in overlay form, named by the digest of its plain tar
 //! images/HEX.json      what the runtime needs of an image's configuration, and its layers
 //! names.json           reference -> image id
-//! tmp/                 work in progress; emptied at start
+//! tmp/                 work in progress; emptied when a store is opened
+//! lock                 held by the one writer of all processes: `podium image import` works beside a running agent
 //! ```
+//!
+//! Invariant: `names.json` is only replaced whole and by the holder of the lock; readers read it again when it changed.
 
 mod builtin;
 mod elf;
@@ -16,6 +19,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use builtin::Layout;
 
+use crate::engine::EngineConfig;
 use crate::error::{During as _, RuntimeError};
 
 /// An image on this machine.
@@ -53,12 +58,24 @@ struct StoredImage {
 
 pub(crate) struct ImageStore {
     dir: PathBuf,
-    /// Reference -> image id; also serialises writers.
-    names: Mutex<BTreeMap<String, String>>,
+    names: Mutex<Names>,
+}
+
+/// What was last read of the file of names.
+#[derive(Default)]
+struct Names {
+    /// Inode, modification time in seconds and nanoseconds: a replaced file differs in one of them.
+    version: Option<(u64, i64, i64)>,
+    /// Reference -> image id.
+    ids: BTreeMap<String, String>,
 }
 
 impl ImageStore {
     pub(crate) fn open(dir: &Path) -> Result<Self, RuntimeError> {
+        fs::create_dir_all(dir).during(|| format!("cannot make {}", dir.display()))?;
+        let store = Self { dir: dir.to_owned(), names: Mutex::default() };
+        // nobody else's work in progress is thrown away
+        let _lock = store.lock()?;
         let tmp = dir.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).during(|| format!("cannot empty {}", tmp.display()))?;
@@ -66,16 +83,40 @@ impl ImageStore {
         for folder in [&dir.join("layers"), &dir.join("images"), &tmp] {
             fs::create_dir_all(folder).during(|| format!("cannot make {}", folder.display()))?;
         }
-        let names = match fs::read(dir.join("names.json")) {
-            Ok(json) => serde_json::from_slice(&json).during(|| "unreadable names of images".into())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { dir: dir.to_owned(), names: Mutex::new(names) })
+        drop(store.names()?);
+        Ok(store)
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until no other writer is at work, in this process or another; the lock goes with the file.
+    fn lock(&self) -> Result<fs::File, RuntimeError> {
+        let path = self.dir.join("lock");
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.during(|| format!("cannot open {}", path.display()))?;
+        file.lock().during(|| format!("cannot lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// The names as they are now on disk.
+    fn names(&self) -> Result<std::sync::MutexGuard<'_, Names>, RuntimeError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = match fs::File::open(self.dir.join("names.json")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                *names = Names::default();
+                return Ok(names);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let found = file.metadata()?;
+        let version = Some((found.ino(), found.mtime(), found.mtime_nsec()));
+        if names.version != version {
+            let mut json = Vec::new();
+            file.read_to_end(&mut json)?;
+            names.ids = serde_json::from_slice(&json).during(|| "unreadable names of images".into())?;
+            names.version = version;
+        }
+        Ok(names)
     }
 
     fn image_file(&self, id: &str) -> PathBuf {
@@ -92,7 +133,7 @@ impl ImageStore {
             return Ok(self.image_file(reference).exists().then(|| reference.to_owned()));
         }
         if let Ok(name) = reference::normalise(reference)
-            && let Some(id) = self.names().get(&name)
+            && let Some(id) = self.names()?.ids.get(&name)
         {
             return Ok(Some(id.clone()));
         }
@@ -120,8 +161,8 @@ impl ImageStore {
             fs::read(self.image_file(id)).map_err(|_| RuntimeError::NotFound(format!("image {id}")))?;
         let mut image: StoredImage =
             serde_json::from_slice(&json).during(|| format!("unreadable image {id}"))?;
-        let names = self.names();
-        let own = names.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone());
+        let names = self.names()?;
+        let own = names.ids.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone());
         let (digests, tags) = own.partition(|name| name.contains('@'));
         image.info.repo_digests = digests;
         image.info.repo_tags = tags;
@@ -148,19 +189,17 @@ impl ImageStore {
     /// Removes a name, or an image with all its names; layers go with their last image. `in_use`: ids of images of
     /// containers.
     pub(crate) fn remove(&self, reference: &str, in_use: &[String]) -> Result<(), RuntimeError> {
+        let _lock = self.lock()?;
         let Some(id) = self.resolve(reference)? else { return Ok(()) };
-        let name = reference::normalise(reference).ok().filter(|name| self.names().contains_key(name));
-        let others =
-            self.names().iter().filter(|(other, of)| **of == id && Some(*other) != name.as_ref()).count();
+        let mut known = self.names()?.ids.clone();
+        let name = reference::normalise(reference).ok().filter(|name| known.contains_key(name));
+        let others = known.iter().filter(|(other, of)| **of == id && Some(*other) != name.as_ref()).count();
         let goes = name.is_none() || others == 0;
         if goes && in_use.contains(&id) {
             return Err(RuntimeError::Invalid(format!("image {reference} is in use by a container")));
         }
-        {
-            let mut names = self.names();
-            names.retain(|other, of| *of != id || (!goes && name.as_ref() != Some(other)));
-            self.write_names(&names)?;
-        }
+        known.retain(|other, of| *of != id || (!goes && name.as_ref() != Some(other)));
+        self.write_names(&known)?;
         if goes {
             fs::remove_file(self.image_file(&id))?;
             self.remove_unused_layers()?;
@@ -182,10 +221,10 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Takes an image whose layers are in place into the books.
+    /// Takes an image whose layers are in place into the books. The caller holds the lock.
     fn add(&self, image: &StoredImage, names: &[String]) -> Result<(), RuntimeError> {
         crate::shim::store(&self.image_file(&image.info.id), image)?;
-        let mut known = self.names();
+        let mut known = self.names()?.ids.clone();
         for name in names {
             known.insert(name.clone(), image.info.id.clone());
         }
@@ -196,11 +235,16 @@ impl ImageStore {
         crate::shim::store(&self.dir.join("names.json"), names)
     }
 
-    /// A fresh folder for work in progress.
+    /// A fresh folder for work in progress. The caller holds the lock.
     fn scratch(&self) -> Result<PathBuf, RuntimeError> {
         use std::sync::atomic::{AtomicU64, Ordering};
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let dir = self.dir.join("tmp").join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // two processes in different pid namespaces may have the same id, but then one has the lock
+        let dir = self.dir.join("tmp").join(format!("{}-{count}", std::process::id()));
+        if dir.exists() {
+            fs::remove_dir_all(&dir).during(|| format!("cannot empty {}", dir.display()))?;
+        }
         fs::create_dir(&dir).during(|| format!("cannot make {}", dir.display()))?;
         Ok(dir)
     }
@@ -214,6 +258,23 @@ impl ImageStore {
         }
         fs::rename(unpacked, &place).during(|| format!("cannot keep a layer in {}", place.display()))
     }
+}
+
+/// Imports the images of an archive (docker's or an OCI layout, plain or gzipped) without an engine. An engine that runs
+/// on the same data directory sees them from then on.
+///
+/// # Errors
+/// `Invalid` for an archive that is broken or hostile; else when files can't be written.
+pub fn import_image(config: &EngineConfig, archive: &Path) -> Result<Vec<ImageInfo>, RuntimeError> {
+    ImageStore::open(&config.images())?.import(archive)
+}
+
+/// The images of a data directory, without an engine.
+///
+/// # Errors
+/// When they can't be read.
+pub fn list_images(config: &EngineConfig) -> Result<Vec<ImageInfo>, RuntimeError> {
+    ImageStore::open(&config.images())?.list()
 }
 
 fn hex(digest: &str) -> &str {

@@ -93,3 +93,22 @@ fn docker_archives_are_imported_and_verified() {
     assert!(layers[0].join("b").is_file());
     assert_eq!(fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn what_another_process_imports_is_seen_at_once() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let running = ImageStore::open(&place).unwrap();
+    assert_eq!(running.status("app:1").unwrap(), None);
+    let archive = dir.path().join("a.tar");
+    fs::write(&archive, docker_archive(false)).unwrap();
+    let imported = ImageStore::open(&place).unwrap().import(&archive).unwrap().pop().unwrap();
+    assert_eq!(running.status("app:1").unwrap().map(|image| image.id), Some(imported.id));
+    // and neither side forgets the other's names
+    running.ensure_builtin("podium.local/toolbox:latest", &layout()).unwrap();
+    assert!(running.status("app:1").unwrap().is_some());
+    assert_eq!(ImageStore::open(&place).unwrap().list().unwrap().len(), 2);
+}
