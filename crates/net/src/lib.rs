@@ -18,6 +18,7 @@ mod netlink;
 mod nft;
 pub mod pod_net;
 pub mod proxy;
+pub mod routes;
 mod sysctl;
 
 pub use netlink::NetlinkError;

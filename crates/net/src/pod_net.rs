@@ -373,6 +373,7 @@ fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
     if let Some(cidr) = recorded.as_deref().map(str::trim).and_then(parse_cidr) {
         socket.delete_route(network_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;
     }
+    crate::routes::remove(&socket, state_dir).step("delete the routes to other nodes")?;
     // Another instance on this machine still forwards packets.
     let shared = others.iter().any(is_gateway);
     sysctl::restore(&sysctl_dir(state_dir), shared)

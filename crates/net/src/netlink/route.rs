@@ -59,8 +59,12 @@ pub(crate) enum Via {
     Link { index: u32, source: Option<Ipv4Addr> },
     /// through a neighbour on the link
     Gateway { index: u32, gateway: Ipv4Addr, source: Option<Ipv4Addr> },
+    /// through a neighbour on whatever link it is
+    Neighbour { gateway: Ipv4Addr },
     /// nowhere: answered with "host unreachable"
     Unreachable,
+    /// for deletion: a route to the destination through any neighbour
+    Any,
 }
 
 fn if_header(index: u32, up: bool) -> [u8; 16] {
@@ -243,7 +247,7 @@ fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
     const UNREACHABLE: u8 = 7;
     let (scope, kind) = match via {
         Via::Link { .. } => (SCOPE_LINK, UNICAST),
-        Via::Gateway { .. } => (SCOPE_UNIVERSE, UNICAST),
+        Via::Gateway { .. } | Via::Neighbour { .. } | Via::Any => (SCOPE_UNIVERSE, UNICAST),
         Via::Unreachable => (SCOPE_UNIVERSE, UNREACHABLE),
     };
     [AF_INET, prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, 0, 0, 0, 0]
@@ -271,6 +275,7 @@ fn route_body(m: &mut super::Message<'_>, destination: (Ipv4Addr, u8), via: &Via
                 m.raw(PREFSRC, &source.octets());
             }
         }
-        Via::Unreachable => {}
+        Via::Neighbour { gateway } => m.raw(GATEWAY, &gateway.octets()),
+        Via::Unreachable | Via::Any => {}
     }
 }
