@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use crate::env::expand;
 use crate::observed::{IMAGE_LABEL, STREAK_LABEL, spec};
-use crate::ports::{ContainerConfig, ImageInfo, Mount, Propagation};
+use crate::ports::{ContainerConfig, ImageInfo, Mount, Propagation, Seccomp};
 use crate::resources::container_resources;
 use crate::volumes::{sub_path, volume_path};
 
@@ -42,6 +42,9 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
     groups.extend(of_pod.fs_group);
     let privileged = own.privileged.unwrap_or(false);
     let capabilities = own.capabilities.unwrap_or_default();
+    let profile = own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref());
+    // A privileged container is confined by nothing.
+    let seccomp = if privileged { Seccomp::Unconfined } else { seccomp(profile)? };
     let lifecycle_signal = container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone());
     Ok(ContainerConfig {
         name: container.name.clone(),
@@ -66,8 +69,21 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
         log_path: PathBuf::from(format!("{}/{}.log", container.name, inputs.attempt)),
         labels: container_labels(pod, container, inputs.streak),
         stop_signal: lifecycle_signal,
+        seccomp,
         env: inputs.env,
     })
+}
+
+/// What a profile asks for; no profile is no filter.
+///
+/// # Errors
+/// A profile that this node can't apply: running without it would be less than what was asked for.
+fn seccomp(profile: Option<&core::SeccompProfile>) -> Result<Seccomp, String> {
+    match profile.map(|p| p.type_.as_str()) {
+        None | Some("" | "Unconfined") => Ok(Seccomp::Unconfined),
+        Some("RuntimeDefault") => Ok(Seccomp::RuntimeDefault),
+        Some(other) => Err(format!("seccomp profiles of type {other} are not supported by the node")),
+    }
 }
 
 fn container_labels(pod: &core::Pod, container: &core::Container, streak: u32) -> BTreeMap<String, String> {
@@ -201,4 +217,49 @@ pub fn write_container_files(pod_dir: &Path, container: &str, attempt: u32) -> s
     std::fs::write(&file, b"")?;
     // Whatever user the container runs as may leave its message.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wanted(pod: serde_json::Value, container: serde_json::Value) -> Result<Seccomp, String> {
+        let mut main = json!({"name": "main", "image": "web:1"});
+        main["securityContext"] = container;
+        let pod: core::Pod =
+            serde_json::from_value(json!({"spec": {"securityContext": pod, "containers": [main]}})).unwrap();
+        let inputs = ConfigInputs {
+            pod: &pod,
+            container: &spec(&pod).containers[0],
+            attempt: 0,
+            streak: 0,
+            image: &ImageInfo::default(),
+            env: Vec::new(),
+            pod_dir: Path::new("/nowhere"),
+            node_memory_bytes: 0,
+        };
+        container_config(inputs).map(|config| config.seccomp)
+    }
+
+    #[test]
+    fn a_seccomp_profile_is_applied_or_refuses_the_container() {
+        let profile = |kind: &str| json!({"seccompProfile": {"type": kind}});
+        let cases = [
+            (json!({}), json!({}), Ok(Seccomp::Unconfined)),
+            (profile("RuntimeDefault"), json!({}), Ok(Seccomp::RuntimeDefault)),
+            (profile("RuntimeDefault"), profile("Unconfined"), Ok(Seccomp::Unconfined)),
+            (profile("Unconfined"), profile("RuntimeDefault"), Ok(Seccomp::RuntimeDefault)),
+            (profile("RuntimeDefault"), json!({"privileged": true}), Ok(Seccomp::Unconfined)),
+            (
+                json!({}),
+                profile("Localhost"),
+                Err("seccomp profiles of type Localhost are not supported by the node".to_owned()),
+            ),
+        ];
+        for (pod, container, want) in cases {
+            assert_eq!(wanted(pod.clone(), container.clone()), want, "{pod} {container}");
+        }
+    }
 }

@@ -98,6 +98,16 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
+/// Which system calls a container may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// All of them.
+    #[default]
+    Unconfined,
+    /// The runtime's own list. A runtime that can't apply one refuses the container.
+    RuntimeDefault,
+}
+
 /// What a container shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerConfig {
@@ -132,6 +142,7 @@ pub struct ContainerConfig {
     pub labels: BTreeMap<String, String>,
     /// `SIGUSR1`; `None` means the image's, else SIGTERM.
     pub stop_signal: Option<String>,
+    pub seccomp: Seccomp,
 }
 
 /// Where a container is in its life.

@@ -20,6 +20,7 @@ mod error;
 mod image;
 mod init;
 mod logs;
+mod seccomp;
 mod shim;
 mod spawner;
 mod spec;
@@ -32,6 +33,7 @@ pub use down::{Report, down};
 pub use engine::{Engine, EngineConfig, ExecOutput, ExecStreams, TerminalSize};
 pub use error::RuntimeError;
 pub use image::{ImageInfo, Layout, import_image, list_images};
+pub use seccomp::default_seccomp;
 pub use spec::{
     ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec, Mount, Propagation, Resources,
     Rlimit, RuntimeEvent, RuntimeEventKind, SandboxSpec, SandboxStatus,

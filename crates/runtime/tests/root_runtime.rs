@@ -547,7 +547,10 @@ async fn sets_up_the_process(bench: Bench) {
     assert!(process.contains("CapEff: 0000000000001000") && process.contains("NoNewPrivs: 0"), "{process}");
     // The shortest filter: allow everything (BPF_RET | BPF_K, SECCOMP_RET_ALLOW).
     let filter = [&0x06u16.to_ne_bytes()[..], &[0, 0], &0x7fff_0000u32.to_ne_bytes()].concat();
-    for allow_privilege_escalation in [false, true] {
+    let default = runtime::default_seccomp(&container("true")).unwrap();
+    for (allow_privilege_escalation, filter) in
+        [(false, &filter), (true, &filter), (false, &default), (true, &default)]
+    {
         let limit = |kind: &str, number| Rlimit { kind: kind.into(), soft: number, hard: number };
         let spec = ContainerSpec {
             seccomp: Some(filter.clone()),

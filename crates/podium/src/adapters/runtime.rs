@@ -40,9 +40,14 @@ impl ports::Runtime for Containers {
         sandbox_id: &'a str,
         config: ports::ContainerConfig,
     ) -> Answer<'a, String> {
-        Box::pin(
-            async move { self.0.create_container(sandbox_id, container_spec(config)).await.map_err(error) },
-        )
+        Box::pin(async move {
+            let filtered = config.seccomp == ports::Seccomp::RuntimeDefault;
+            let mut spec = container_spec(config);
+            if filtered {
+                spec.seccomp = Some(runtime::default_seccomp(&spec).map_err(error)?);
+            }
+            self.0.create_container(sandbox_id, spec).await.map_err(error)
+        })
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {

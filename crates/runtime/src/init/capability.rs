@@ -69,7 +69,7 @@ const DEFAULT: [&str; 14] = [
 pub(super) const LAST: u64 = NAMES.len() as u64 - 1;
 
 /// The capabilities a container may have at most, as a bit set.
-pub(super) fn allowed(spec: &ContainerSpec) -> Result<u64, RuntimeError> {
+pub(crate) fn allowed(spec: &ContainerSpec) -> Result<u64, RuntimeError> {
     let all = (1u64 << NAMES.len()) - 1;
     if spec.privileged {
         return Ok(all);

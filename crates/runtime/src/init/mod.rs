@@ -21,6 +21,8 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use capability::allowed as allowed_capabilities;
+
 use crate::cgroup::{Group, Hierarchies};
 use crate::error::{During as _, RuntimeError};
 use crate::spec::{ContainerPlan, SandboxPlan};
