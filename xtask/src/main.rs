@@ -1,7 +1,8 @@
-//! Automation of the project, in Rust: `cargo xtask ci`, `cargo xtask tidy`.
+//! Automation of the project, in Rust: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask conformance`.
 //!
 //! `ci` is what `.ci/run` calls and what a developer runs before a commit: the same steps in the same order.
 
+mod conformance;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("ci") => ci(),
         Some("tidy") => tidy::run(&root()),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy")),
+        Some("conformance") => conformance::run(&root(), &arguments[1..]),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy | conformance")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
