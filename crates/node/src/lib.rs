@@ -20,6 +20,7 @@ pub mod env;
 pub mod events;
 pub mod fake;
 pub mod fields;
+pub mod hooks;
 pub mod hosts_file;
 pub mod images;
 pub mod logs;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
+use crate::hooks::PostStart;
 use crate::ports::{ContainerState, ContainerStatus, SandboxStatus};
 
 /// Container label: how many quick restarts in a row led to this container. It lives in the runtime, so that
@@ -70,6 +71,8 @@ pub struct Observed {
     pub blocked: BTreeMap<String, Blocked>,
     /// By container id.
     pub probes: BTreeMap<String, ProbeOutcome>,
+    /// Containers whose postStart hook has not succeeded yet, by container id.
+    pub post_start: BTreeMap<String, PostStart>,
     /// Text left by exited containers, by container id.
     pub termination_messages: BTreeMap<String, String>,
     /// Containers being stopped, by id: when SIGKILL is due.
@@ -103,9 +106,9 @@ impl Observed {
         self.containers.iter().filter(|c| c.state == ContainerState::Running)
     }
 
-    /// Whether a running container counts as started (its startup probe has passed, or there is none).
+    /// Whether a running container counts as started (its postStart hook and startup probe have passed, or there are none).
     pub fn is_started(&self, container: &core::Container, status: &ContainerStatus) -> bool {
-        if status.state != ContainerState::Running {
+        if status.state != ContainerState::Running || self.post_start.contains_key(&status.id) {
             return false;
         }
         let outcome = self.probes.get(&status.id).and_then(|probes| probes.started);

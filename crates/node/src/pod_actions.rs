@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
+use crate::hooks::PostStart;
 use crate::observed::{
     ContainerKind, IMAGE_LABEL, NodeFacts, Observed, STREAK_LABEL, VolumeState, after, elapsed,
     ephemeral_containers, from_nanos, init_containers, is_sidecar, spec,
@@ -453,6 +454,9 @@ fn keep(
     if made_from.is_some() && made_from != container.image.as_ref() {
         let message = format!("Container {} definition changed, will be restarted", container.name);
         return kill(status, grace, message, observed, now, plan);
+    }
+    if observed.post_start.get(&status.id) == Some(&PostStart::Failed) {
+        return kill(status, grace, "FailedPostStartHook".into(), observed, now, plan);
     }
     let Some(failure) = observed.probes.get(&status.id).and_then(|p| p.failed.as_ref()) else { return };
     let seconds = failure.grace_seconds.unwrap_or_else(|| grace_seconds(pod)).max(0);

@@ -246,8 +246,16 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     TcpStream::connect((bare, port)).await.map_err(|e| format!("dial tcp {shown}: connect: {e}"))
 }
 
-/// GET with HTTP/1.1; 200..=399 is a success.
+/// GET; 200..=399 is a success.
 async fn http_get(http: &core::HTTPGetAction, target: &ProbeTarget) -> Result<(), String> {
+    match http_code(http, target).await? {
+        200..=399 => Ok(()),
+        code => Err(format!("HTTP probe failed with statuscode: {code}")),
+    }
+}
+
+/// Code of the answer to a GET with HTTP/1.1.
+pub(crate) async fn http_code(http: &core::HTTPGetAction, target: &ProbeTarget) -> Result<u16, String> {
     let host = host_of(http.host.as_deref(), target)?;
     let port = port_of(&http.port, &target.container)?;
     if http.scheme.as_deref().unwrap_or("HTTP") != "HTTP" {
@@ -272,8 +280,7 @@ async fn http_get(http: &core::HTTPGetAction, target: &ProbeTarget) -> Result<()
         answer.extend_from_slice(&chunk[..count]);
     }
     match status_code(&answer) {
-        Some(200..=399) => Ok(()),
-        Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
+        Some(code) => Ok(code),
         None if answer.is_empty() => Err(failed("EOF".into())),
         None => Err(failed("malformed HTTP response".into())),
     }

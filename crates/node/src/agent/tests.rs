@@ -334,3 +334,47 @@ async fn volumes_follow_their_sources() {
     assert!(mounts.iter().any(|m| m.container_path == "/v" && m.readonly && m.host_path == dir));
     assert!(mounts.iter().any(|m| m.container_path == "/etc/resolv.conf"));
 }
+
+fn calls_of(world: &World, words: &[&str]) -> Vec<String> {
+    let calls = world.runtime.calls().into_iter();
+    calls.filter(|call| words.iter().any(|word| call.starts_with(word))).collect()
+}
+
+#[tokio::test]
+async fn hooks_run_after_the_start_and_before_the_stop() {
+    let world = World::new();
+    let hook = |word: &str| json!({"exec": {"command": ["hook", word]}});
+    let lifecycle = json!({"lifecycle": {"postStart": hook("started"), "preStop": hook("stopping")}});
+    world.api.put("pods", pod("a", lifecycle));
+    world.running("a").await;
+    world.api.until("ready", |api| status(api, "a")["containerStatuses"][0]["ready"] == true).await;
+    world.api.delete_pod("default", "a", None);
+    world.api.until("deleted", |api| api.get("pods", "default", "a").is_none()).await;
+    let want = ["start main", "exec main hook started", "exec main hook stopping", "stop main"];
+    let got = calls_of(&world, &["start ", "exec ", "stop "]);
+    assert_eq!(got.len(), want.len(), "{got:?}");
+    assert!(got.iter().zip(want).all(|(call, want)| call.starts_with(want)), "{got:?}");
+}
+
+#[tokio::test]
+async fn a_container_whose_post_start_hook_fails_is_killed() {
+    let world = World::new();
+    world.runtime.set_exec_code("main", 3);
+    let lifecycle = json!({"lifecycle": {"postStart": {"exec": {"command": ["hook"]}}}});
+    let mut wanted = pod("a", lifecycle);
+    wanted["spec"]["restartPolicy"] = "Never".into();
+    world.api.put("pods", wanted);
+    world.api.until("failed", |api| status(api, "a")["phase"] == "Failed").await;
+    assert_eq!(calls_of(&world, &["exec ", "stop "]), ["exec main hook", "stop main 5s"]);
+}
+
+#[tokio::test]
+async fn the_stop_gets_what_its_hook_leaves_of_the_grace_period() {
+    let world = World::new();
+    let sleeping = |seconds: i64| json!({"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}});
+    world.api.put("pods", pod("a", sleeping(1)));
+    world.running("a").await;
+    world.api.delete_pod("default", "a", None);
+    world.api.until("deleted", |api| api.get("pods", "default", "a").is_none()).await;
+    assert_eq!(calls_of(&world, &["stop "]), ["stop main 3s"]);
+}

@@ -256,8 +256,10 @@ impl Runtime for FakeRuntime {
         done(Ok(self.containers()))
     }
 
-    fn exec_sync<'a>(&'a self, id: &'a str, _: Vec<String>, _: Duration) -> Answer<'a, ExecResult> {
-        let state = self.state();
+    fn exec_sync<'a>(&'a self, id: &'a str, command: Vec<String>, _: Duration) -> Answer<'a, ExecResult> {
+        let mut state = self.state();
+        let name = state.containers.get(id).map(|c| c.name.clone()).unwrap_or_default();
+        state.calls.push(format!("exec {name} {}", command.join(" ")));
         let result = match state.containers.get(id).filter(|c| c.state == ContainerState::Running) {
             Some(c) => {
                 let exit_code = state.exec_codes.get(&c.name).copied().unwrap_or(0);

@@ -7,10 +7,12 @@ use api::{GroupVersionResource, ObjectKey, RequestOptions};
 use client::EventType;
 
 use super::{Flow, PodWorker, Wake};
+use crate::hooks;
 use crate::hosts_file::{host_names, hosts_file};
 use crate::images::blocked;
-use crate::observed::{Blocked, VolumeState, after, spec};
+use crate::observed::{Blocked, VolumeState, after, find_container, spec};
 use crate::ports::{RuntimeError, SandboxConfig};
+use crate::prober::ProbeTarget;
 use crate::resolv_conf::resolv_conf;
 use crate::resources::pod_resources;
 use crate::volumes::{self, VolumeInputs};
@@ -191,9 +193,25 @@ impl PodWorker {
         if first {
             self.shared.events.container(&self.pod, name, EventType::Normal, "Killing", message);
         }
-        let (runtime, clock, wake) =
-            (self.shared.runtime.clone(), self.shared.clock.clone(), self.wake.clone());
+        // A second kill only shortens the grace period: the hook is under way.
+        let hooked = find_container(&self.pod, name).filter(|_| first).map(|(_, container)| ProbeTarget {
+            container_id: id.clone(),
+            container,
+            pod_ip: self.pod_ip(),
+            age: Duration::ZERO,
+        });
+        let (shared, pod, wake) = (self.shared.clone(), self.pod.clone(), self.wake.clone());
         client::spawn(async move {
+            let (runtime, clock) = (&*shared.runtime, &*shared.clock);
+            let mut grace = grace;
+            if let Some(target) = hooked {
+                let (left, result) = hooks::pre_stop(&target, grace, runtime, clock).await;
+                grace = left;
+                if let Err(why) = result {
+                    let (name, text) = (&target.container.name, format!("PreStopHook failed: {why}"));
+                    shared.events.container(&pod, name, EventType::Warning, "FailedPreStopHook", &text);
+                }
+            }
             match runtime.stop_container(&id, grace).await {
                 Ok(()) | Err(RuntimeError::NotFound) => {}
                 Err(error) => {

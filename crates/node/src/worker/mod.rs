@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::config::NodeConfig;
 use crate::env::ServiceView;
 use crate::events::PodEvents;
+use crate::hooks::PostStart;
 use crate::images::pull_failed;
 use crate::observed::{Blocked, NodeFacts, Observed, ProbeOutcome, VolumeState, after, elapsed, from_nanos};
 use crate::pod_actions::{PodAction, pod_actions};
@@ -74,6 +75,11 @@ pub(crate) enum Wake {
     Stopped {
         id: String,
     },
+    PostStarted {
+        id: String,
+        container: String,
+        result: Result<(), String>,
+    },
     TornDown(Result<(), String>),
 }
 
@@ -85,6 +91,7 @@ struct Memory {
     blocked: BTreeMap<String, Blocked>,
     probes: BTreeMap<String, ProbeOutcome>,
     probers: BTreeMap<(String, ProbeKind), RunningProbe>,
+    post_start: BTreeMap<String, PostStart>,
     termination_messages: BTreeMap<String, String>,
     killing: BTreeMap<String, Timestamp>,
     images: BTreeMap<(String, u32), ImageInfo>,
@@ -195,6 +202,7 @@ impl PodWorker {
                 self.pulled(&container, attempt, took, *result)
             }
             Wake::Stopped { id } => drop(self.memory.killing.remove(&id)),
+            Wake::PostStarted { id, container, result } => self.post_started(id, &container, result),
             Wake::TornDown(result) => {
                 self.memory.tearing_down = false;
                 match result {
@@ -335,6 +343,7 @@ impl PodWorker {
         self.memory.probes.retain(|id, _| running.contains(id.as_str()));
         self.memory.probers.retain(|(id, _), _| running.contains(id.as_str()));
         self.memory.killing.retain(|id, _| running.contains(id.as_str()));
+        self.memory.post_start.retain(|id, _| running.contains(id.as_str()));
         self.read_termination_messages();
         self.start_probes();
         Ok(())
@@ -350,6 +359,7 @@ impl PodWorker {
             sandbox_blocked: self.memory.sandbox_blocked.clone(),
             blocked: self.memory.blocked.clone(),
             probes: self.memory.probes.clone(),
+            post_start: self.memory.post_start.clone(),
             termination_messages: self.memory.termination_messages.clone(),
             killing: self.memory.killing.clone(),
             gone_from_api: self.memory.gone,
@@ -357,20 +367,26 @@ impl PodWorker {
         }
     }
 
+    /// Where probes and hooks reach the pod.
+    fn pod_ip(&self) -> Option<std::net::IpAddr> {
+        if crate::observed::spec(&self.pod).host_network.unwrap_or(false) {
+            return self.shared.facts.node_ips.first().copied();
+        }
+        self.shared.network.addresses(&self.uid).first().copied()
+    }
+
     fn start_probes(&mut self) {
         let terminating = crate::pod_actions::is_terminating(&self.pod, &self.observed());
         let now = self.shared.clock.now();
-        let on_host = crate::observed::spec(&self.pod).host_network.unwrap_or(false);
-        let pod_ip = if on_host {
-            self.shared.facts.node_ips.first().copied()
-        } else {
-            self.shared.network.addresses(&self.uid).first().copied()
-        };
+        let pod_ip = self.pod_ip();
         for status in self.record.containers.iter().filter(|c| c.state == ContainerState::Running) {
             let Some((_, container)) = crate::observed::find_container(&self.pod, &status.name) else {
                 continue;
             };
             let started = self.memory.probes.get(&status.id).and_then(|p| p.started) == Some(true);
+            if self.memory.post_start.contains_key(&status.id) {
+                continue;
+            }
             let held_back = container.startup_probe.is_some() && !started;
             for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
                 let slot = (status.id.clone(), kind);

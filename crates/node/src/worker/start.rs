@@ -9,9 +9,11 @@ use super::{Flow, PodWorker, Wake};
 use crate::container_config::{ConfigInputs, container_config, write_container_files};
 use crate::env::{EnvInputs, environment, services_for};
 use crate::fields::FieldContext;
+use crate::hooks::{self, PostStart};
 use crate::images::{ImageStep, blocked, image_step, never_pull};
 use crate::observed::{Blocked, find_container};
 use crate::ports::{ContainerConfig, ImageInfo, RuntimeError};
+use crate::prober::ProbeTarget;
 
 /// How long the first read of the services may take.
 const FIRST_READ: Duration = Duration::from_secs(10);
@@ -35,10 +37,42 @@ impl PodWorker {
             return self.block(name, "RunContainerError", &error.to_string());
         }
         self.tell(name, EventType::Normal, "Started", "Container started");
+        self.run_post_start(&id, container);
         self.memory.blocked.remove(name);
         self.memory.images.remove(&(name.to_owned(), attempt));
         self.memory.failures = 0;
         Flow::Done
+    }
+
+    /// Runs the postStart hook, if there is one, in the background.
+    fn run_post_start(&mut self, id: &str, container: core::Container) {
+        let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.clone()) else { return };
+        self.memory.post_start.insert(id.to_owned(), PostStart::Running);
+        let target = ProbeTarget {
+            container_id: id.to_owned(),
+            container,
+            pod_ip: self.pod_ip(),
+            age: Duration::ZERO,
+        };
+        let (runtime, clock, wake) =
+            (self.shared.runtime.clone(), self.shared.clock.clone(), self.wake.clone());
+        client::spawn(async move {
+            let result = hooks::post_start(&handler, &target, &*runtime, &*clock).await;
+            let (id, container) = (target.container_id, target.container.name);
+            // The worker may have ended meanwhile.
+            drop(wake.send(Wake::PostStarted { id, container, result }));
+        });
+    }
+
+    pub(super) fn post_started(&mut self, id: String, container: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => drop(self.memory.post_start.remove(&id)),
+            Err(why) => {
+                let text = format!("PostStartHook failed: {why}");
+                self.tell(container, EventType::Warning, "FailedPostStartHook", &text);
+                self.memory.post_start.insert(id, PostStart::Failed);
+            }
+        }
     }
 
     fn tell(&self, container: &str, kind: EventType, reason: &str, message: &str) {
