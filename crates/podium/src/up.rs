@@ -1,6 +1,7 @@
 //! `podium up` and `podium server`: one process, started in order, stopped in reverse.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,9 +12,9 @@ use crate::bootstrap::{kubeconfig, pki::Pki};
 use crate::cli::{ServerArgs, outln};
 use crate::config::{self, Paths};
 use crate::control_plane::ControlPlane;
-use crate::node_part::NodePart;
+use crate::node_part::{NodeClients, NodePart, NodeSetup};
 use crate::progress::Progress;
-use crate::{apply, host};
+use crate::{apply, cluster_dns, host};
 
 /// How long the parts have to finish what they are doing after a signal.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,13 +37,19 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
             Some(node_name.map_or_else(config::default_node_name, Ok)?)
         }
     };
+    let manifests = apply::read(&args.apply)?;
     let paths = Paths::create(&args.data_dir)?;
     let pool =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    pool.block_on(serve(args, &paths, node_name))
+    pool.block_on(serve(args, &paths, node_name, manifests))
 }
 
-async fn serve(args: &ServerArgs, paths: &Paths, node_name: Option<String>) -> Result<()> {
+async fn serve(
+    args: &ServerArgs,
+    paths: &Paths,
+    node_name: Option<String>,
+    manifests: apply::Manifests,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let stopped = async move {
@@ -54,7 +61,7 @@ async fn serve(args: &ServerArgs, paths: &Paths, node_name: Option<String>) -> R
     let (stop, stopping) = watch::channel(false);
     let mut parts = Parts { control: None, node: None };
     let outcome = tokio::select! {
-        outcome = parts.start(args, paths, node_name, stopping) => outcome,
+        outcome = parts.start(args, paths, node_name, manifests, stopping) => outcome,
         () = stopped => Ok(()),
     };
     stop.send_replace(true);
@@ -81,10 +88,11 @@ impl Parts {
         args: &ServerArgs,
         paths: &Paths,
         node_name: Option<String>,
+        manifests: apply::Manifests,
         stopping: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
-        let node_ip = config::node_address();
+        let node_ip = args.node_ip.unwrap_or_else(config::node_address);
         let pki = Pki::open(&paths.pki())?;
         let control =
             ControlPlane::start(paths, &pki, args.listen, node_ip, &mut progress, stopping.clone()).await?;
@@ -93,8 +101,17 @@ impl Parts {
         let url = local_url(control.address);
         kubeconfig::write(&paths.admin_kubeconfig(), &url, &pki.ca_pem, &admin)?;
         let client = control.client("kubernetes-admin", &["system:masters"]);
+        cluster_dns::begin(&client, node_name.as_deref()).await?;
         if let Some(name) = node_name {
-            let node = NodePart::start(control, paths, &name, node_ip, &mut progress, stopping).await?;
+            let clients = NodeClients {
+                agent: control.client(&format!("system:node:{name}"), &["system:nodes"]),
+                proxy: control.client("system:kube-proxy", &[]),
+                dns: control.client("system:kube-dns", &[]),
+            };
+            let setup =
+                NodeSetup { paths, name: &name, ip: node_ip, pod_cidr: config::POD_CIDR, clients };
+            let node = NodePart::start(setup, &mut progress, stopping).await?;
+            control.gateway.set(&name, Arc::clone(&node.agent));
             self.node.insert(node).ready(&client, &name, &mut progress).await?;
         }
         let lines = [
@@ -102,9 +119,7 @@ impl Parts {
             "kubectl get pods -A".into(),
         ];
         progress.done(&format!("cluster ready at {url}"), &lines);
-        if !args.apply.is_empty() {
-            apply::apply(&client, &args.apply).await?;
-        }
+        apply::apply(&client, manifests).await;
         control.store_failed().await;
         bail!(
             "the store can no longer write to {}: nothing more is acknowledged, see the log",

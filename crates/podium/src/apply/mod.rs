@@ -17,7 +17,7 @@ use client::Client;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use crate::cli::outln;
+use crate::cli::{errln, outln};
 
 /// A served kind, from discovery.
 #[derive(Clone)]
@@ -26,29 +26,31 @@ struct Served {
     namespaced: bool,
 }
 
-/// Applies all manifests below the paths, waits for their workloads and prints how to reach their services.
+/// Manifests that were read but not applied yet.
+pub(crate) struct Manifests(Vec<manifest::Document>);
+
+/// Reads all manifests below the paths, so that a mistake shows before anything starts.
 ///
 /// # Errors
-/// When a path can't be read, a document is no object, or the API server refuses one; the error names the document.
-pub(crate) async fn apply(client: &Client, paths: &[PathBuf]) -> Result<()> {
-    let documents = manifest::read(paths)?;
+/// When a path can't be read or a document is no object; the error names the document.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Manifests> {
+    if paths.is_empty() { Ok(Manifests(Vec::new())) } else { manifest::read(paths).map(Manifests) }
+}
+
+/// Applies the manifests, waits for their workloads and prints how to reach their services. What is refused is
+/// reported by document; the rest goes on, as with kubectl.
+pub(crate) async fn apply(client: &Client, Manifests(documents): Manifests) {
     let mut kinds = BTreeMap::new();
     let mut applied = Vec::new();
     for document in documents {
-        let gvk = document.object.gvk();
-        let served = discover(client, &mut kinds, &gvk).await.with_context(|| document.source.clone())?;
-        let mut object = document.object;
-        if served.namespaced && object.namespace().is_empty() {
-            object.set(&["metadata", "namespace"], "default");
+        let source = document.source.clone();
+        match apply_one(client, &mut kinds, document.object).await {
+            Ok(one) => {
+                outln(&format!("applied {}/{}", one.0.gvr.group_resource(), one.1.name));
+                applied.push(one);
+            }
+            Err(error) => errln(&format!("podium: {source}: {error:#}")),
         }
-        let key = if served.namespaced { object.key() } else { ObjectKey::new("", object.name()) };
-        let options =
-            RequestOptions { field_manager: Some("podium".into()), force: true, ..RequestOptions::default() };
-        let patch = object.into_value();
-        let result = client.patch(&served.gvr, &key, None, PatchType::Apply, &patch, options).await;
-        let object = result.map_err(|status| anyhow!("{}: {}: {status}", document.source, gvk.kind))?;
-        outln(&format!("applied {}/{}", served.gvr.group_resource(), key.name));
-        applied.push((served, key, object));
     }
     wait(client, &applied).await;
     for line in
@@ -56,7 +58,25 @@ pub(crate) async fn apply(client: &Client, paths: &[PathBuf]) -> Result<()> {
     {
         outln(&format!("  curl {line}"));
     }
-    Ok(())
+}
+
+async fn apply_one(
+    client: &Client,
+    kinds: &mut BTreeMap<GroupVersionKind, Served>,
+    mut object: Object,
+) -> Result<(Served, ObjectKey, Object)> {
+    let gvk = object.gvk();
+    let served = discover(client, kinds, &gvk).await?;
+    if served.namespaced && object.namespace().is_empty() {
+        object.set(&["metadata", "namespace"], "default");
+    }
+    let key = if served.namespaced { object.key() } else { ObjectKey::new("", object.name()) };
+    let options =
+        RequestOptions { field_manager: Some("podium".into()), force: true, ..RequestOptions::default() };
+    let patch = object.into_value();
+    let result = client.patch(&served.gvr, &key, None, PatchType::Apply, &patch, options).await;
+    let object = result.map_err(|status| anyhow!("{}: {status}", gvk.kind))?;
+    Ok((served, key, object))
 }
 
 /// Finds the resource of a kind in the API server's discovery documents.
