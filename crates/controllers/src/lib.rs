@@ -12,15 +12,21 @@
 //! - An object is controlled by one owner; an orphan is adopted only after a live read of the adopter.
 
 pub mod claim;
+pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
 pub mod endpointslice;
 pub mod garbage_collector;
+mod history;
+pub mod job;
 pub mod namespace;
+pub mod node;
 pub mod pod;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
+pub mod statefulset;
+mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +50,9 @@ pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Rec
     let controllers: Vec<Arc<dyn Controller>> = vec![
         Arc::new(deployment::DeploymentController),
         Arc::new(replicaset::ReplicaSetController),
+        Arc::new(daemonset::DaemonSetController),
+        Arc::new(statefulset::StatefulSetController),
+        Arc::new(job::JobController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(namespace::NamespaceController { resources: resources.clone() }),
         Arc::new(service_account::ServiceAccountController),

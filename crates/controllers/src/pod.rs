@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::GroupVersionResource;
 use client::{Cached, Kind};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Affinity, Toleration};
 use serde::Deserialize;
 
 /// A slim view of a Pod.
@@ -21,7 +22,9 @@ pub struct Pod {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodMeta {
     pub creation_timestamp: Option<Timestamp>,
+    pub deletion_timestamp: Option<Timestamp>,
     pub annotations: BTreeMap<String, String>,
+    pub finalizers: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -32,11 +35,15 @@ pub struct PodSpec {
     pub subdomain: String,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    pub restart_policy: String,
+    pub tolerations: Vec<Toleration>,
+    pub affinity: Option<Affinity>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
+    pub name: String,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: Option<String>,
 }
@@ -59,6 +66,8 @@ pub struct PodStatus {
     #[serde(rename = "podIPs")]
     pub pod_ips: Vec<PodIp>,
     pub container_statuses: Vec<ContainerStatus>,
+    pub init_container_statuses: Vec<ContainerStatus>,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -67,6 +76,7 @@ pub struct PodCondition {
     #[serde(rename = "type")]
     pub type_: String,
     pub status: String,
+    pub reason: String,
     pub last_transition_time: Option<Timestamp>,
 }
 
@@ -79,7 +89,23 @@ pub struct PodIp {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerStatus {
+    pub name: String,
     pub restart_count: i32,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    pub terminated: Option<Terminated>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Terminated {
+    pub exit_code: i32,
+    pub finished_at: Option<Timestamp>,
 }
 
 impl Kind for Pod {

@@ -53,3 +53,28 @@ fn action(action: &Action) -> String {
         Action::Event { reason, message, .. } => format!("event {reason}: {message}"),
     }
 }
+
+/// The same with created objects by name only, without events.
+pub(crate) fn brief(plan: &Plan) -> String {
+    let Plan::Do { actions, requeue_after } = plan else { return text(plan) };
+    let mut out = String::new();
+    for one in actions {
+        match one {
+            Action::Create { gvr, object, .. } => {
+                let field =
+                    |path: &str| object.pointer(path).map(|value| format!(" {value}")).unwrap_or_default();
+                let node = field(
+                    "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values",
+                );
+                let image = field("/spec/containers/0/image");
+                writeln!(out, "create {}{}{image}{node}", gvr.resource, field("/metadata/name")).unwrap();
+            }
+            Action::Event { .. } => {}
+            other => writeln!(out, "{}", action(other)).unwrap(),
+        }
+    }
+    if let Some(after) = requeue_after {
+        writeln!(out, "again after {after:?}").unwrap();
+    }
+    out
+}

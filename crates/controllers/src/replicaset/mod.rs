@@ -86,9 +86,11 @@ fn sets_of_pod(view: &View, pod: &Cached<Pod>) -> Vec<ObjectKey> {
     matching.map(|set| set.key.clone()).collect()
 }
 
-/// A refusal that says something about the set; a name that is taken does not.
+/// A refusal that says something about the set; a name that is taken does not, nor does a namespace that ends.
 fn refused(view: &View) -> Option<&api::Status> {
-    view.refused_creation().filter(|status| !status.is_already_exists())
+    let about_the_set =
+        |status: &&api::Status| !status.is_already_exists() && !status.has_cause(client::NAMESPACE_TERMINATING);
+    view.refused_creation().filter(about_the_set)
 }
 
 fn scale(

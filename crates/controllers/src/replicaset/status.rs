@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::pod::Pod;
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
+const FAILED_CREATE: &str = "FailedCreate";
 
 pub(crate) struct Observed<'a> {
     pub(crate) active: &'a [Arc<Cached<Pod>>],
@@ -78,13 +79,20 @@ fn conditions(
 ) -> Option<Vec<ReplicaSetCondition>> {
     let mut list = old.conditions.clone().unwrap_or_default();
     let existing = list.iter().find(|condition| condition.type_.as_deref() == Some(REPLICA_FAILURE)).cloned();
+    // The message names the pod that was refused last; a new name alone is no news and would be written for ever.
+    let failing = |condition: &ReplicaSetCondition| {
+        condition.status.as_deref() == Some("True") && condition.reason.as_deref() == Some(FAILED_CREATE)
+    };
+    if refused.is_some() && existing.as_ref().is_some_and(failing) {
+        return Some(list);
+    }
     list.retain(|condition| condition.type_.as_deref() != Some(REPLICA_FAILURE));
     if let Some(status) = refused {
         let since = existing.and_then(|condition| condition.last_transition_time);
         list.push(ReplicaSetCondition {
             type_: Some(REPLICA_FAILURE.into()),
             status: Some("True".into()),
-            reason: Some("FailedCreate".into()),
+            reason: Some(FAILED_CREATE.into()),
             message: Some(status.message.clone()),
             last_transition_time: since.or_else(|| Timestamp::from_second(now.as_second()).ok().map(Time)),
         });

@@ -192,3 +192,33 @@ fn a_refused_pod_becomes_a_condition() {
         "#]],
     );
 }
+
+#[test]
+fn a_refusal_is_written_once() {
+    let failing = json!({"replicas": 0, "observedGeneration": 1, "conditions": [{
+        "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "pods \"web-1\" is forbidden: no",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]});
+    let create =
+        || client::Action::Create { gvr: gvr("pods"), namespace: "default".into(), object: json!({}) };
+    let statuses = |status: &Value, refusal: api::Status| {
+        let view = view(&set(1, status.clone()), &[]);
+        let view = view.with_last(Outcome { failed: Some((create(), refusal)), performed: 0 });
+        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        text(&ReplicaSetController.plan(&key(), &view, now))
+            .lines()
+            .filter(|l| l.starts_with("status"))
+            .count()
+    };
+    let forbidden = || api::Status::forbidden("", "pods", "web-2", "no");
+    assert_eq!(statuses(&failing, forbidden()), 0, "another name is no news");
+    let calm = json!({"replicas": 0, "observedGeneration": 1});
+    assert_eq!(statuses(&calm, forbidden()), 1);
+    let mut ending = forbidden();
+    ending.causes.push(api::Cause {
+        reason: client::NAMESPACE_TERMINATING.into(),
+        message: String::new(),
+        field: String::new(),
+    });
+    assert_eq!(statuses(&calm, ending), 0, "the set of a namespace that ends has no failure");
+}
