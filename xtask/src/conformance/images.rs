@@ -14,12 +14,18 @@ use super::programs::Cache;
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "netcat-openbsd",
-    "bind9-dnsutils",
-    "bind9-libs",
     "iperf",
     "curl",
     "iproute2",
     "bash",
+    // dig, and the libraries that a plain Debian hasn't got
+    "bind9-dnsutils",
+    "bind9-libs",
+    "libfstrm0",
+    "libjemalloc2",
+    "liblmdb0",
+    "libmaxminddb0",
+    "libprotobuf-c1",
 ];
 /// Programs of those packages and where the images have them.
 const TOOLS: &[(&str, &str)] = &[
