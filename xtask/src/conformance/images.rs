@@ -78,7 +78,7 @@ fn names(cache: &Cache) -> Result<Vec<String>> {
 /// The stand-in for a published image; `None` when there is none.
 fn stand_in(cache: &Cache, root: &Path, name: &str) -> Result<Option<Image>> {
     let path = name.rsplit_once(':').map_or(name, |(path, _)| path);
-    let image = match path.rsplit('/').next().unwrap_or_default() {
+    let mut image = match path.rsplit('/').next().unwrap_or_default() {
         "agnhost" => agnhost(cache, root)?,
         "kitten" | "nautilus" => picture(cache, root, path)?,
         "busybox" => busybox(root)?,
@@ -115,6 +115,8 @@ fn stand_in(cache: &Cache, root: &Path, name: &str) -> Result<Option<Image>> {
         }
         _ => return Ok(None),
     };
+    // also keeps two tags of one recipe two images
+    image.text("etc/stand-in", &format!("local stand-in for {name}\n"));
     Ok(Some(image))
 }
 
@@ -179,6 +181,8 @@ fn busybox(root: &Path) -> Result<Image> {
 /// Busybox and the network tools with their libraries.
 fn tools(root: &Path) -> Result<Image> {
     let mut image = busybox(root)?;
+    // Debian's busybox shell prefers its own applets to the programs in PATH, such as nc
+    image.link("bin/sh", "bash");
     for (from, to) in TOOLS {
         let program = root.join(from);
         image.program(to, &program);
