@@ -149,9 +149,12 @@ async fn authenticate(
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(authn::unauthorized());
     }
+    let now = jiff::Timestamp::now();
+    if let Some((id, secret)) = authn::bootstrap_token::parts(token.trim()) {
+        return authn::bootstrap_token::authenticate(id, secret, &server.registry, now).await;
+    }
     let tokens = &server.registry.tokens;
     let audiences = tokens.api_audiences();
-    let now = jiff::Timestamp::now();
     Ok(tokens.authenticate(token.trim(), &audiences, &server.registry, now).await?.0)
 }
 

@@ -1,7 +1,8 @@
-//! Who is asking: client certificates, service-account tokens, or nobody (`system:anonymous`).
+//! Who is asking: client certificates, service-account tokens, bootstrap tokens, or nobody (`system:anonymous`).
 //!
 //! A wrong credential is an error (401); only the absence of any makes a request anonymous.
 
+pub(crate) mod bootstrap_token;
 pub(crate) mod jose;
 pub(crate) mod token;
 pub(crate) mod x509;

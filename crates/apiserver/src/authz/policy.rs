@@ -85,6 +85,7 @@ const NODE: &[Rule] = &[
     ("create delete get list watch patch update", "storage.k8s.io", "csinodes"),
     (READ, "node.k8s.io", "runtimeclasses"),
     (READ, "discovery.k8s.io", "endpointslices"),
+    ("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
     EVENTS,
 ];
 
@@ -117,6 +118,7 @@ const CONTROLLERS: &[Rule] = &[
     ("create", "coordination.k8s.io", "leases"),
     ("create", "events.k8s.io", "events"),
     ("create", "networking.k8s.io", "ipaddresses"),
+    ("create", "authorization.k8s.io", "subjectaccessreviews"),
     ("get", "", "*"),
 ];
 
@@ -194,6 +196,14 @@ pub(crate) const CLUSTER_ROLES: &[RoleData] = &[
         name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
         parts: &[&[("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")]],
     },
+    RoleData {
+        name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        parts: &[&[("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")]],
+    },
+    RoleData {
+        name: "system:node-bootstrapper",
+        parts: &[&[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")]],
+    },
 ];
 
 /// (name of binding and cluster role, subjects as `User:…` or `Group:…`).
@@ -208,6 +218,9 @@ pub(crate) const CLUSTER_ROLE_BINDINGS: &[(&str, &str)] = &[
     ("system:node-proxier", "User:system:kube-proxy Group:system:nodes"),
     ("system:kube-scheduler", "User:system:kube-scheduler"),
     ("system:kube-controller-manager", "User:system:kube-controller-manager"),
+    ("system:node-bootstrapper", "Group:system:bootstrappers"),
+    ("system:certificates.k8s.io:certificatesigningrequests:nodeclient", "Group:system:bootstrappers"),
+    ("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "Group:system:nodes"),
     ("system:kube-dns", "User:system:kube-dns User:system:serviceaccount:kube-system:kube-dns"),
 ];
 

@@ -121,7 +121,7 @@ pub(super) fn rows() -> Vec<Row> {
             .cluster()
             .fields(&["spec.unschedulable"])
             .status()
-            .strategy(node::NODE)
+            .strategy(node::NodeStrategy)
             .columns(columns::node_before_age(), columns::node_after_age()),
     ];
     rows.extend(volumes());

@@ -12,6 +12,7 @@
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 pub(crate) mod check;
 mod coordination;
 mod core;
@@ -51,6 +52,7 @@ fn groups() -> Vec<(&'static str, &'static str, Vec<Row>)> {
         ("apps", "v1", apps::rows()),
         ("autoscaling", "v2", autoscaling::rows()),
         ("batch", "v1", batch::rows()),
+        ("certificates.k8s.io", "v1", certificates::rows()),
         ("coordination.k8s.io", "v1", coordination::rows()),
         ("discovery.k8s.io", "v1", discovery::rows()),
         ("networking.k8s.io", "v1", networking::rows()),

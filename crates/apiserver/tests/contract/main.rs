@@ -5,6 +5,7 @@
 mod common;
 mod deletion;
 mod identity;
+mod joining;
 mod lists;
 mod patches;
 mod pods;

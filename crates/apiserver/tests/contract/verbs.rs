@@ -48,6 +48,7 @@ fn sample(kind: &str) -> Value {
             json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "x"}}})
         }
         "ServiceCIDR" => json!({"spec": {"cidrs": ["10.200.0.0/24"]}}),
+        "CertificateSigningRequest" => crate::joining::certificate_request(),
         "Role" | "ClusterRole" => {
             json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})
         }

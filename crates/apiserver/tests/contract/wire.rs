@@ -168,6 +168,19 @@ async fn tokens_authenticate() {
     who.headers_mut().insert("authorization", header.parse().unwrap());
     let answer = body(wire.send("h2", None, who).await).await;
     assert_eq!(answer["status"]["userInfo"]["username"], "system:serviceaccount:default:default");
+
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {"name": "bootstrap-token-abc123"},
+        "stringData": {"token-id": "abc123", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true"}});
+    wire.f.create(&at("", "secrets", "kube-system"), secret).await.unwrap();
+    for (token, name) in
+        [("abc123.0123456789abcdef", Some("system:bootstrap:abc123")), ("abc123.0123456789abcdee", None)]
+    {
+        let mut who = request("POST", path, review.to_string());
+        who.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let answer = body(wire.send("h2", None, who).await).await;
+        assert_eq!(answer["status"]["userInfo"]["username"].as_str(), name);
+    }
 }
 
 trait Pipe: Sized {

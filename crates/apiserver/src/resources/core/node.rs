@@ -1,15 +1,116 @@
 //! Node.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
 
-use api::{FieldError, Object};
+use api::{FieldError, Object, Status};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::allocation;
+use crate::resource::{Change, Extension, Reader, Strategy, WriteContext};
 use crate::resources::check::{At, Errors};
 use crate::resources::row::Hooks;
 use crate::resources::{names, quantity};
 
-pub(super) const NODE: Hooks = Hooks { default, validate, validate_update, ..Hooks::NONE };
+const NODE: Hooks = Hooks { default, validate, validate_update, status_on_create: true, ..Hooks::NONE };
+
+/// Pods of all nodes; each node gets a network of 256 addresses out of it.
+pub(crate) const POD_NETWORK: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 0);
+const POD_NETWORK_KEYS: &str = "/podium/nodes/pod-networks/";
+
+/// Node: hooks, and the allocation of pod networks as private keys in the Node's own commit.
+pub(super) struct NodeStrategy;
+
+impl Strategy for NodeStrategy {
+    fn default(&self, object: &mut Object) {
+        NODE.default(object);
+    }
+
+    fn keeps_status_on_create(&self) -> bool {
+        NODE.keeps_status_on_create()
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        NODE.validate(object)
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        NODE.validate_update(new, old)
+    }
+
+    fn extend_txn<'a>(
+        &'a self,
+        cx: &'a WriteContext<'a>,
+        change: Change<'a>,
+        txn: &'a mut Extension,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            match change {
+                Change::Create(new) if pod_networks(new).is_empty() => assign(cx.reader, new, txn).await,
+                Change::Create(new) => claim(cx.reader, new, &[], txn).await,
+                Change::Update { new, old } => claim(cx.reader, new, &pod_networks(old), txn).await,
+                Change::Delete(old) => {
+                    for key in pod_networks(old).iter().filter_map(|cidr| network_key(cidr)) {
+                        allocation::release(cx.reader, &key, old.name(), txn).await?;
+                    }
+                    Ok(())
+                }
+            }
+        })
+    }
+}
+
+fn pod_networks(o: &Object) -> Vec<String> {
+    let list = o.get(&["spec", "podCIDRs"]).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// The private key of a node network; `None` for networks that are not given out here.
+fn network_key(cidr: &str) -> Option<String> {
+    let (IpAddr::V4(address), 24) = names::parse_cidr(cidr)? else { return None };
+    let [a, b, c, _] = address.octets();
+    (POD_NETWORK.octets()[..2] == [a, b]).then(|| format!("{POD_NETWORK_KEYS}{a}.{b}.{c}.0"))
+}
+
+/// Gives the first free network. Number 0 is the control plane's machine's, which asks for it by name. When none is
+/// left the Node has none, as in Kubernetes.
+async fn assign(reader: &dyn Reader, node: &mut Object, txn: &mut Extension) -> Result<(), Status> {
+    let taken: HashSet<String> =
+        reader.private_range(POD_NETWORK_KEYS).await?.into_iter().map(|entry| entry.key).collect();
+    let [a, b, ..] = POD_NETWORK.octets();
+    let free = (1..=255)
+        .map(|c| format!("{a}.{b}.{c}.0"))
+        .find(|n| !taken.contains(&format!("{POD_NETWORK_KEYS}{n}")));
+    if let Some(network) = free {
+        let cidr = format!("{network}/24");
+        node.set(&["spec", "podCIDR"], cidr.as_str());
+        node.set(&["spec", "podCIDRs"], json!([cidr]));
+        txn.claim(&format!("{POD_NETWORK_KEYS}{network}"), node.name().to_owned());
+    }
+    Ok(())
+}
+
+/// Claims what the Node names and did not have before.
+async fn claim(
+    reader: &dyn Reader,
+    node: &Object,
+    before: &[String],
+    txn: &mut Extension,
+) -> Result<(), Status> {
+    for cidr in pod_networks(node).iter().filter(|cidr| !before.contains(cidr)) {
+        let Some(key) = network_key(cidr) else { continue };
+        match reader.private(&key).await? {
+            None => txn.claim(&key, node.name().to_owned()),
+            Some(entry) if entry.value == node.name().as_bytes() => {}
+            Some(_) => {
+                let error = FieldError::invalid("spec.podCIDRs", cidr.as_str(), "belongs to another node");
+                return Err(Status::invalid("", "Node", node.name(), &[error]));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// `allocatable` is what `capacity` says where nobody says otherwise; `podCIDR` is the first of `podCIDRs`.
 fn default(o: &mut Object) {

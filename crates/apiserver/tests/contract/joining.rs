@@ -1,0 +1,73 @@
+//! What a machine that joins needs: a pod network of its own, and a certificate request nobody can lie in.
+
+use api::Object;
+use api::Verb;
+use apiserver::UserInfo;
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::common::{Fixture, at};
+
+/// A CertificateSigningRequest that claims to be from an administrator.
+pub(crate) fn certificate_request() -> Value {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    json!({"spec": {
+        "request": base64::engine::general_purpose::STANDARD.encode(pem),
+        "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": ["client auth"],
+        "username": "admin", "groups": ["system:masters"],
+    }})
+}
+
+#[tokio::test]
+async fn each_node_has_its_pod_network() {
+    let f = Fixture::new().await;
+    let nodes = at("", "nodes", "");
+    let node = |name: &str, cidr: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDR": cidr}});
+    let cidr = |node: &Value| node["spec"]["podCIDRs"][0].as_str().unwrap_or_default().to_owned();
+    let a = f.create(&nodes, node("a", Value::Null)).await.unwrap();
+    let b = f.create(&nodes, node("b", Value::Null)).await.unwrap();
+    assert_eq!((cidr(&a).as_str(), cidr(&b).as_str()), ("10.244.1.0/24", "10.244.2.0/24"));
+    let first = f.create(&nodes, node("first", "10.244.0.0/24".into())).await.unwrap();
+    assert_eq!(cidr(&first), "10.244.0.0/24");
+    let taken = f.create(&nodes, node("c", "10.244.2.0/24".into())).await.unwrap_err();
+    assert_eq!(taken.code, 422, "{taken}");
+    f.delete(&nodes, "a").await.unwrap();
+    let c = f.create(&nodes, node("c", Value::Null)).await.unwrap();
+    assert_eq!(cidr(&c), "10.244.1.0/24", "what was given back is given again");
+}
+
+#[tokio::test]
+async fn a_certificate_request_says_truly_who_asks() {
+    let f = Fixture::new().await;
+    let requests = at("certificates.k8s.io", "certificatesigningrequests", "");
+    let mut object = certificate_request();
+    object["apiVersion"] = "certificates.k8s.io/v1".into();
+    object["kind"] = "CertificateSigningRequest".into();
+    object["metadata"] = json!({"name": "x"});
+    object["status"] = json!({"conditions": [{"type": "Approved", "status": "True"}]});
+    let user = UserInfo::new("system:bootstrap:abc123", &["system:bootstrappers", "system:authenticated"]);
+    let create = requests.request(Verb::Create, None, None).with_json(object.to_string());
+    let created = f.send(&user, create).await.unwrap().into_bytes().unwrap();
+    let created = Object::from_value(serde_json::from_slice(&created).unwrap()).unwrap();
+    assert_eq!(created.str(&["spec", "username"]), "system:bootstrap:abc123");
+    assert_eq!(
+        created.get(&["spec", "groups"]),
+        Some(&json!(["system:bootstrappers", "system:authenticated"]))
+    );
+    assert_eq!(created.get(&["status", "conditions"]), None, "nobody approves by creating");
+    let approval = |verb| requests.request(verb, Some("x"), Some("approval"));
+    object["metadata"]["resourceVersion"] = created.resource_version().into();
+    let forbidden = f.send(&user, approval(Verb::Update).with_json(object.to_string())).await.err().unwrap();
+    assert_eq!(forbidden.code, 403);
+    object["status"]["certificate"] = "YQ==".into();
+    let approved = f.json(approval(Verb::Update).with_json(object.to_string())).await.unwrap();
+    assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
+    assert_eq!(approved["status"]["certificate"], Value::Null, "the approver does not issue");
+    assert_eq!(approved["spec"]["username"], "system:bootstrap:abc123");
+    object["metadata"]["resourceVersion"] = approved["metadata"]["resourceVersion"].clone();
+    object["status"]["conditions"] = json!([]);
+    let issued = f.update_status(&requests, "x", &object).await.unwrap();
+    assert_eq!(issued["status"]["certificate"], "YQ==");
+    assert_eq!(issued["status"]["conditions"][0]["type"], "Approved", "the issuer does not decide");
+}
