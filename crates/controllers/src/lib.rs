@@ -12,6 +12,7 @@
 //! - An object is controlled by one owner; an orphan is adopted only after a live read of the adopter.
 
 pub mod claim;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
@@ -53,6 +54,7 @@ pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Rec
         Arc::new(daemonset::DaemonSetController),
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
+        Arc::new(cronjob::CronJobController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(namespace::NamespaceController { resources: resources.clone() }),
         Arc::new(service_account::ServiceAccountController),

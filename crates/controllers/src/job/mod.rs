@@ -32,6 +32,7 @@ use crate::pod::Pod;
 use crate::workload::{event, keys_of_pod, same, update_status, whole_seconds};
 use tally::Tally;
 use verdict::Verdict;
+pub(crate) use verdict::{is_finished, succeeded};
 
 pub(crate) type PodRef = Arc<Cached<Pod>>;
 
@@ -77,7 +78,7 @@ impl Controller for JobController {
         let mut actions = claimed.actions;
         actions.extend(strays(view, key, &job.uid));
         let sync = Sync { job: &job, spec, claimant: &claimant, pods: &claimed.owned, now };
-        if job.deleting || verdict::is_finished(&job.object) {
+        if job.deleting || is_finished(&job.object) {
             return sync.wind_up(actions);
         }
         sync.plan(actions)
