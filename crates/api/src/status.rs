@@ -309,6 +309,11 @@ impl Status {
         matches!(self.reason, Reason::Expired | Reason::Gone)
     }
 
+    /// Whether one of the causes has a reason: `NamespaceTerminating`.
+    pub fn has_cause(&self, reason: &str) -> bool {
+        self.causes.iter().any(|cause| cause.reason == reason)
+    }
+
     /// The `Status` object as JSON.
     pub fn to_value(&self) -> Value {
         let mut details = serde_json::Map::new();

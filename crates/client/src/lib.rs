@@ -32,6 +32,7 @@ pub use informer::{Informer, Scope};
 pub use kind::{Cached, Change, Kind, List, Metadata};
 pub use queue::WorkQueue;
 pub use recorder::{EventRecorder, EventType};
+pub use runner::NAMESPACE_TERMINATING;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -35,6 +35,8 @@ use crate::recorder::EventRecorder;
 const WORKERS: usize = 32;
 /// Live reads may lead to further ones, but not for ever.
 const READ_ROUNDS: usize = 4;
+/// The cause of a refusal to create something in a namespace that is being deleted.
+pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 /// After this time without the cache catching up, the API is asked directly.
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -228,10 +230,13 @@ impl Runner {
                     self.queue.add_at(index, key.clone(), check_at);
                 }
                 let failed = outcome.as_ref().and_then(|outcome| outcome.failed.as_ref());
-                if let Some((action, status)) = failed {
+                if let Some((action, status)) = failed.filter(|(_, status)| !is_final(status)) {
                     let delay = self.queue.add_failed(index, key.clone(), now);
                     report_failure(name, &key, action, status, delay);
                 } else {
+                    if let Some((action, status)) = failed {
+                        tracing::debug!(controller = name, %key, %status, action = action.verb(), "refused for good");
+                    }
                     self.queue.succeeded(index, &key);
                 }
                 if let Some(outcome) = outcome {
@@ -255,6 +260,11 @@ impl Runner {
         }
         self.queue.done(index, &key);
     }
+}
+
+/// Whether trying again is useless until something else changes: no namespace comes back from its end.
+fn is_final(status: &Status) -> bool {
+    status.has_cause(NAMESPACE_TERMINATING)
 }
 
 fn report_failure(

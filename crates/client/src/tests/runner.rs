@@ -108,6 +108,32 @@ async fn the_gate_prevents_double_work_however_often_a_key_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_tried_again_in_a_namespace_that_ends() {
+    let server = MiniServer::new();
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let count = refusals.clone();
+    server.set_fault(move |request| {
+        (request.verb == Verb::Create).then(|| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut status = Status::forbidden("", "secrets", "", "the namespace is being terminated");
+            status.causes.push(api::Cause {
+                reason: crate::NAMESPACE_TERMINATING.into(),
+                message: String::new(),
+                field: String::new(),
+            });
+            status
+        })
+    });
+    let _stop = start(&server, Copier::new(1));
+    add_map(&server, "one");
+    until(|| refusals.load(Ordering::SeqCst) == 1).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(refusals.load(Ordering::SeqCst), 1);
+    add_map(&server, "one");
+    until(|| refusals.load(Ordering::SeqCst) == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cache_that_does_not_catch_up_holds_its_keys_and_no_others() {
     let server = MiniServer::new();
     let blind = Arc::new(AtomicBool::new(false));

@@ -1,4 +1,5 @@
-//! ReplicaSet: keeps a number of pods that match a selector.
+//! ReplicaSet and ReplicationController: keep a number of pods that match a selector. One plan serves both; the older
+//! kind is read as the newer one.
 //!
 //! ```text
 //!   pods of the namespace ──claim──▶ own pods ──▶ too few: create    too many: delete the least useful ones
@@ -6,6 +7,7 @@
 //! ```
 
 mod rank;
+mod replication_controller;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{ObjectKey, RequestOptions};
+use api::{GroupVersionResource, ObjectKey, RequestOptions};
 use client::{Action, Cached, Controller, EventType, Kind, Plan, View, Watch};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -28,7 +30,17 @@ use crate::pod::{Pod, is_active};
 /// Creations and deletions in one plan.
 const BURST: usize = 500;
 
+pub use replication_controller::ReplicationControllerController;
+
 pub struct ReplicaSetController;
+
+/// The kind that a set really is.
+#[derive(Clone)]
+pub(crate) struct Flavour {
+    pub(crate) gvr: GroupVersionResource,
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+}
 
 impl Controller for ReplicaSetController {
     fn name(&self) -> &'static str {
@@ -41,35 +53,41 @@ impl Controller for ReplicaSetController {
 
     fn plan(&self, key: &ObjectKey, view: &View, now: Timestamp) -> Plan {
         let Some(set) = view.get::<ReplicaSet>(key) else { return Plan::nothing() };
-        let spec = &set.object.spec;
-        let Some(labels) = selector(&spec.selector).filter(|s| !s.requirements.is_empty()) else {
-            return Plan::nothing();
-        };
-        let claimant = Claimant {
-            gvr: ReplicaSet::gvr(),
-            api_version: "apps/v1",
-            kind: "ReplicaSet",
-            key,
-            uid: &set.uid,
-            deleting: set.deleting,
-            selector: &labels,
-        };
-        let candidates = view.in_namespace::<Pod>(&key.namespace);
-        let claimed = claimant.claim(view, &Pod::gvr(), candidates, is_active);
-        if let Some(read) = claimed.need {
-            return Plan::Need(vec![read]);
-        }
-        let mut actions = claimed.actions;
-        let (active, inactive): (Vec<_>, Vec<_>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
-        let terminating = inactive.iter().filter(|pod| pod.deleting && !pod.object.is_terminal()).count();
-        let observed = status::Observed { active: &active, terminating, refused: refused(view) };
-        // The status goes first: a refused creation stops what comes after it.
-        actions.extend(status::update(&set, &observed, now));
-        if !set.deleting {
-            actions.extend(scale(&set, &claimant, &active, view, now));
-        }
-        Plan::Do { actions, requeue_after: next_available(&active, spec.min_ready_seconds.unwrap_or(0), now) }
+        let flavour = Flavour { gvr: ReplicaSet::gvr(), api_version: "apps/v1", kind: "ReplicaSet" };
+        plan_set(&flavour, &set, view, now)
     }
+}
+
+/// The plan of a set of either kind.
+fn plan_set(flavour: &Flavour, set: &Cached<ReplicaSet>, view: &View, now: Timestamp) -> Plan {
+    let spec = &set.object.spec;
+    let Some(labels) = selector(&spec.selector).filter(|s| !s.requirements.is_empty()) else {
+        return Plan::nothing();
+    };
+    let claimant = Claimant {
+        gvr: flavour.gvr.clone(),
+        api_version: flavour.api_version,
+        kind: flavour.kind,
+        key: &set.key,
+        uid: &set.uid,
+        deleting: set.deleting,
+        selector: &labels,
+    };
+    let candidates = view.in_namespace::<Pod>(&set.key.namespace);
+    let claimed = claimant.claim(view, &Pod::gvr(), candidates, is_active);
+    if let Some(read) = claimed.need {
+        return Plan::Need(vec![read]);
+    }
+    let mut actions = claimed.actions;
+    let (active, inactive): (Vec<_>, Vec<_>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
+    let terminating = inactive.iter().filter(|pod| pod.deleting && !pod.object.is_terminal()).count();
+    let observed = status::Observed { active: &active, terminating, refused: refused(view) };
+    // The status goes first: a refused creation stops what comes after it.
+    actions.extend(status::update(flavour, set, &observed, now));
+    if !set.deleting {
+        actions.extend(scale(flavour, set, &claimant, &active, view, now));
+    }
+    Plan::Do { actions, requeue_after: next_available(&active, spec.min_ready_seconds.unwrap_or(0), now) }
 }
 
 /// The set that controls a pod; for an orphan, every set that might adopt it.
@@ -94,6 +112,7 @@ fn refused(view: &View) -> Option<&api::Status> {
 }
 
 fn scale(
+    flavour: &Flavour,
     set: &Cached<ReplicaSet>,
     claimant: &Claimant<'_>,
     active: &[Arc<Cached<Pod>>],
@@ -110,7 +129,7 @@ fn scale(
             pod["metadata"]["name"] = name.as_str().into();
             Action::Create { gvr: Pod::gvr(), namespace: set.key.namespace.clone(), object: pod }
         });
-        let events = names.iter().map(|name| event(set, "SuccessfulCreate", format!("Created pod: {name}")));
+        let events = names.iter().map(|name| event(flavour, set, "SuccessfulCreate", format!("Created pod: {name}")));
         return creations.chain(events).collect();
     }
     let surplus = (active.len() - wanted).min(BURST);
@@ -122,7 +141,7 @@ fn scale(
     victims.truncate(surplus);
     let deletions = victims.iter().map(|pod| delete_pod(pod));
     let events =
-        victims.iter().map(|pod| event(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name)));
+        victims.iter().map(|pod| event(flavour, set, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name)));
     deletions.chain(events).collect()
 }
 
@@ -148,11 +167,11 @@ fn new_names(set: &Cached<ReplicaSet>, count: usize, now: Timestamp) -> Vec<Stri
     names.into_iter().collect()
 }
 
-fn event(set: &Cached<ReplicaSet>, reason: &str, message: String) -> Action {
+fn event(flavour: &Flavour, set: &Cached<ReplicaSet>, reason: &str, message: String) -> Action {
     Action::Event {
         about: ObjectReference {
-            api_version: Some("apps/v1".into()),
-            kind: Some("ReplicaSet".into()),
+            api_version: Some(flavour.api_version.into()),
+            kind: Some(flavour.kind.into()),
             namespace: Some(set.key.namespace.clone()),
             name: Some(set.key.name.clone()),
             uid: Some(set.uid.clone()),

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
+use super::{Flavour, replication_controller};
 use crate::pod::Pod;
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
@@ -21,11 +22,19 @@ pub(crate) struct Observed<'a> {
 }
 
 /// Writes the status if it is not what was observed.
-pub(crate) fn update(set: &Cached<ReplicaSet>, observed: &Observed<'_>, now: Timestamp) -> Option<Action> {
+pub(crate) fn update(
+    flavour: &Flavour,
+    set: &Cached<ReplicaSet>,
+    observed: &Observed<'_>,
+    now: Timestamp,
+) -> Option<Action> {
     let old = set.object.status.clone().unwrap_or_default();
     let new = compute(set, &old, observed, now);
     if same(&new, &old) {
         return None;
+    }
+    if flavour.gvr != ReplicaSet::gvr() {
+        return Some(replication_controller::write_status(flavour, set, &new));
     }
     let mut object = set.object.clone();
     object.status = Some(new);
