@@ -1,9 +1,10 @@
 //! `pods/log`, `pods/exec` and `pods/attach`: which container, may it, and then over to its node.
 
-use api::stream::{ExecOptions, LogOptions};
+use api::stream::{ExecOptions, ExecSession, LogOptions};
 use api::{ApiRequest, ApiResponse, FieldError, Object, ObjectKey, ResponseBody, Status, Target};
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::pipeline::{Outcome, Session, no_such_path};
 use crate::resource::Reader;
@@ -23,10 +24,12 @@ pub(crate) async fn open(server: &ApiServer, request: &ApiRequest, upgrade: bool
     match (gvr.group.as_str(), gvr.resource.as_str(), subresource.as_deref().unwrap_or_default()) {
         ("", "pods", "log") => logs(server, request, &pod).await.map(Outcome::Response),
         ("", "pods", what @ ("exec" | "attach")) => {
+            // What is wrong with the request comes first: clients ask a second time without WebSocket after any refusal.
+            let options = session_options(request, &pod, what)?;
             if !upgrade {
                 return Err(Status::bad_request("Upgrade request required"));
             }
-            session(server, request, &pod, what).await.map(Outcome::Session)
+            Ok(Outcome::Session(session(server, &pod, what, options).await))
         }
         _ => Err(no_such_path()),
     }
@@ -149,12 +152,8 @@ fn check_log(pod: &Object, options: &LogOptions) -> Result<(), Status> {
     }
 }
 
-async fn session(
-    server: &ApiServer,
-    request: &ApiRequest,
-    pod: &Object,
-    what: &str,
-) -> Result<Session, Status> {
+/// What a request for a session asks for, checked against the pod.
+fn session_options(request: &ApiRequest, pod: &Object, what: &str) -> Result<ExecOptions, Status> {
     let text = |name: &str| request.options.extra(name);
     let flag = |name: &str| matches!(text(name), Some("true" | "1"));
     let commands = request.options.extra.iter().filter(|(name, _)| name == "command");
@@ -179,17 +178,32 @@ async fn session(
             format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
         return Err(Status::bad_request(text));
     }
-    let node = pod.str(&["spec", "nodeName"]);
-    if node.is_empty() {
+    if pod.str(&["spec", "nodeName"]).is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
     }
+    Ok(options)
+}
+
+/// Opens the session on the pod's node. A failure there is told within the session, as its outcome: a client that is
+/// refused the WebSocket would try another protocol and show that one's refusal.
+async fn session(server: &ApiServer, pod: &Object, what: &str, options: ExecOptions) -> Session {
+    let node = pod.str(&["spec", "nodeName"]);
     let gateway = &server.config.gateway;
     let (namespace, name) = (pod.namespace(), pod.name());
     let streams = match what {
-        "exec" => gateway.exec(node, namespace, name, options.clone()).await?,
-        _ => gateway.attach(node, namespace, name, options.clone()).await?,
+        "exec" => gateway.exec(node, namespace, name, options.clone()).await,
+        _ => gateway.attach(node, namespace, name, options.clone()).await,
     };
-    Ok(Session { streams, options })
+    Session { streams: streams.unwrap_or_else(failed), options }
+}
+
+/// A session that has ended before it began.
+fn failed(status: Status) -> ExecSession {
+    let (_, output) = mpsc::channel(1);
+    let (resize, _) = mpsc::channel(1);
+    let (ended, exit) = oneshot::channel();
+    ended.send(Err(status)).expect("the receiver is at hand");
+    ExecSession { stdin: None, output, resize, exit }
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// Empty `list` means a virtual kind that is only created (`TokenReview`, access reviews).
     pub verbs: Vec<Verb>,
-    /// Acknowledged before it is on disk (node leases, Events).
-    pub relaxed: bool,
+    /// When writes are acknowledged.
+    pub durability: Durability,
     pub strategy: Arc<dyn Strategy>,
     /// Another row that holds the stored objects; `Strategy::to_stored` and `from_stored` convert.
     pub stored_as: Option<GroupVersionResource>,
@@ -89,6 +89,29 @@ impl Resource {
             format!("{}{}/{}", self.store_prefix(), key.namespace, key.name)
         } else {
             format!("{}{}", self.store_prefix(), key.name)
+        }
+    }
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it is on disk.
+    #[default]
+    OnDisk,
+    /// Before: losing the newest ones in a crash harms nobody (Events).
+    Relaxed,
+    /// Relaxed in one namespace alone, for a heartbeat; other objects of the kind may be locks.
+    RelaxedIn(&'static str),
+}
+
+impl Durability {
+    /// Whether a write in a namespace may be acknowledged before it is on disk.
+    pub fn is_relaxed(self, namespace: &str) -> bool {
+        match self {
+            Durability::OnDisk => false,
+            Durability::Relaxed => true,
+            Durability::RelaxedIn(only) => only == namespace,
         }
     }
 }
@@ -329,6 +352,11 @@ pub trait Strategy: Send + Sync {
         Ok(DeleteDecision::Now)
     }
 
+    /// Whether a creator's status is kept: who registers a Node says at once what it has.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
     /// Whether an update without resourceVersion is taken as "whatever it is now" (true for most kinds).
     fn allow_unconditional_update(&self) -> bool {
         true
@@ -337,6 +365,11 @@ pub trait Strategy: Send + Sync {
     /// Whether a PUT to a missing object creates it.
     fn allow_create_on_update(&self) -> bool {
         false
+    }
+
+    /// Structures at the top of the object that are written even when they are empty: clients look into them.
+    fn always_present(&self) -> &[&'static str] {
+        &[]
     }
 
     /// Turns an object of this row's version into the stored one of `Resource::stored_as`.

@@ -1,17 +1,21 @@
 //! ServiceAccount: every pod runs as one, and gets its token, the cluster's CA and its namespace as files.
 
+use std::time::Duration;
+
 use api::{GroupVersionResource, Object, ObjectKey, Status};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::{AdmissionContext, Plugin};
-use crate::registry::meta;
+use crate::registry::{finalize, meta};
 use crate::resource::Reader;
 
 /// Where containers find the files.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// One hour and a little, so that a client that refreshes hourly always has a valid one.
 const TOKEN_SECONDS: i64 = 3607;
+/// How long a pod's creation waits for the namespace's account `default`.
+const WAIT: Duration = Duration::from_secs(2);
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(crate) struct ServiceAccount;
@@ -44,7 +48,15 @@ async fn serve(cx: &AdmissionContext<'_>, pod: &mut Object) -> Result<(), Status
     pod.set(&["spec", "serviceAccount"], name.as_str());
     let gvr = GroupVersionResource::new("", "v1", "serviceaccounts");
     let namespace = cx.call.namespace;
-    let account = Reader::get(cx.registry, &gvr, &ObjectKey::new(namespace, &*name)).await?;
+    let key = ObjectKey::new(namespace, &*name);
+    let mut account = Reader::get(cx.registry, &gvr, &key).await?;
+    if account.is_none() {
+        require_namespace(cx, pod.name()).await?;
+        // A controller makes the account `default` right after the namespace.
+        if name == "default" {
+            account = awaited(cx, &gvr, &key).await?;
+        }
+    }
     let Some(account) = account else {
         let why =
             format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
@@ -62,6 +74,36 @@ async fn serve(cx: &AdmissionContext<'_>, pod: &mut Object) -> Result<(), Status
         pod.set(&["spec", "imagePullSecrets"], secrets.clone());
     }
     Ok(())
+}
+
+/// Why there is no account, if it is because of the namespace.
+async fn require_namespace(cx: &AdmissionContext<'_>, pod: &str) -> Result<(), Status> {
+    let name = cx.call.namespace;
+    let gvr = GroupVersionResource::new("", "v1", "namespaces");
+    match Reader::get(cx.registry, &gvr, &ObjectKey::new("", name)).await? {
+        None => Err(Status::not_found("", "namespaces", name)),
+        Some(namespace) if namespace.is_deleting() => Err(finalize::terminating(cx.call.resource, pod, name)),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The account as soon as it exists, or `None` after [`WAIT`].
+async fn awaited(
+    cx: &AdmissionContext<'_>,
+    gvr: &GroupVersionResource,
+    key: &ObjectKey,
+) -> Result<Option<Object>, Status> {
+    let Some(row) = cx.registry.resources.get(gvr) else { return Ok(None) };
+    let mut changed = cx.registry.cache(row, None).await?.subscribe();
+    let appears = async {
+        loop {
+            let account = Reader::get(cx.registry, gvr, key).await?;
+            if account.is_some() || changed.changed().await.is_err() {
+                return Ok(account);
+            }
+        }
+    };
+    tokio::time::timeout(WAIT, appears).await.unwrap_or(Ok(None))
 }
 
 /// Adds the projected volume and mounts it where a container has nothing at that path yet.

@@ -3,7 +3,7 @@
 use api::codec::{self, DecodeError, Mode};
 use api::patch::Operation;
 use api::{
-    Body, ContentType, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason,
+    Body, ContentType, FieldError, FieldSelector, GroupVersionKind, LabelSelector, Object, PatchType, Reason,
     SchemaTable, Status, TypeId,
 };
 use bytes::Bytes;
@@ -140,21 +140,17 @@ pub(crate) fn patch_as(
     let patched = api::patch::patch(kind, &resource.table, schema, old, bytes)?;
     let decoded = codec::decode_value(&resource.table, schema, patched.into_value(), mode(call)?);
     let decoded = decoded.map_err(|error| match error {
-        DecodeError::Strict(_) | DecodeError::Type(_) => invalid_patch(call, &error),
+        DecodeError::Strict(_) | DecodeError::Type(_) => invalid_patch(bytes, &error),
         DecodeError::Syntax(_) => Status::bad_request(error.to_string()),
     })?;
     warnings.extend(decoded.warnings);
     Ok(decoded.object)
 }
 
-fn invalid_patch(call: &Call<'_>, error: &DecodeError) -> Status {
-    let gvr = &call.resource.gvr;
-    let text = format!("failed to create typed patch object: {error}");
-    Status { code: 422, ..Status::new(Reason::Invalid, text) }.about(
-        &gvr.group,
-        &call.resource.kind,
-        call.name,
-    )
+/// Kubernetes names no object here: the field is the patch itself.
+fn invalid_patch(bytes: &[u8], error: &DecodeError) -> Status {
+    let patch = String::from_utf8_lossy(bytes).into_owned();
+    Status::invalid("", "", "", &[FieldError::invalid("patch", patch, &error.to_string())])
 }
 
 /// Applies a server-side apply configuration to the present object, or makes a new one of it.

@@ -59,7 +59,7 @@ impl Registry {
         codec::default(resource, &mut object);
         let admission = AdmissionContext { registry: self, call, operation: Operation::Create };
         self.admission.mutate(&admission, &mut object, None).await?;
-        if resource.has_status() {
+        if resource.has_status() && !resource.strategy.keeps_status_on_create() {
             object.0.remove("status");
         }
         meta::begin(resource, &mut object, call.now);
@@ -114,6 +114,9 @@ impl Registry {
 
     /// An object as it is stored: in the stored row's version.
     pub(crate) fn encode(&self, resource: &Resource, mut object: Object) -> Bytes {
+        for name in resource.strategy.always_present() {
+            object.set_default(&[name], serde_json::json!({}));
+        }
         if let Some(row) = resource.stored_as.as_ref().and_then(|gvr| self.resources.get(gvr)) {
             resource.strategy.to_stored(&mut object);
             object.set(&["apiVersion"], row.api_version());
@@ -125,7 +128,7 @@ impl Registry {
     /// Commits one object with its extension; gives the object's revision.
     pub(crate) async fn commit(&self, write: Write<'_>) -> Result<u64, Refused> {
         let own = write.resource.store_key(write.key);
-        let mut txn = Txn { relaxed: write.resource.relaxed, ..Txn::default() };
+        let mut txn = Txn { relaxed: write.resource.durability.is_relaxed(&write.key.namespace), ..Txn::default() };
         txn.conditions.push((own.clone(), write.condition));
         txn.ops.push((own.clone(), write.value.clone().map_or(Op::Delete, Op::Put)));
         for (key, expect) in write.extension.conditions {

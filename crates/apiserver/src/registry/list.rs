@@ -74,13 +74,7 @@ impl Registry {
                 || (path == "metadata.namespace")
                 || call.resource.selectable_fields.iter().any(|f| f == path);
             if !known {
-                return Err(Status::bad_request(format!(
-                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: \
-                     field label not supported: {path}",
-                    format!("{}, Resource={}", call.resource.api_version(), call.resource.gvr.resource),
-                    options.label_selector.as_deref().unwrap_or_default(),
-                    options.field_selector.as_deref().unwrap_or_default(),
-                )));
+                return Err(Status::bad_request(format!("field label not supported: {path}")));
             }
         }
         Ok(selection)

@@ -5,6 +5,10 @@ use api::Object;
 use super::check::{At, Errors};
 use super::row::{Hooks, Row, col};
 use crate::printing::cells;
+use crate::resource::Durability;
+
+/// Nodes say here that they live; elsewhere leases elect leaders.
+const NODE_LEASES: &str = "kube-node-lease";
 
 const LEASE: Hooks = Hooks { validate, create_on_update: true, ..Hooks::NONE };
 
@@ -20,7 +24,7 @@ fn validate(o: &Object, e: &mut Errors) {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    vec![Row::new("leases", "Lease").strategy(LEASE).relaxed().columns(
+    vec![Row::new("leases", "Lease").strategy(LEASE).durability(Durability::RelaxedIn(NODE_LEASES)).columns(
         vec![col("Holder", "string", "Who holds the lease.", |o, _| {
             cells::text(o, &["spec", "holderIdentity"]).into()
         })],

@@ -15,8 +15,11 @@ use api::Verb;
 use super::names;
 use super::row::{Row, age_col, col, name_col};
 use crate::printing::cells;
+use crate::resource::Durability;
 
 const GET_CREATE: &[Verb] = &[Verb::Create, Verb::Get];
+const NO_DELETE_COLLECTION: &[Verb] =
+    &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
 fn pods() -> Row {
@@ -97,13 +100,14 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         Row::new("events", "Event")
             .short(&["ev"])
-            .relaxed()
+            .durability(Durability::Relaxed)
             .fields(event::FIELDS)
             .strategy(event::EVENT)
             .exact_columns(event::columns()),
         Row::new("limitranges", "LimitRange").short(&["limits"]).strategy(rules::LIMIT_RANGE),
         Row::new("namespaces", "Namespace")
             .short(&["ns"])
+            .verbs(NO_DELETE_COLLECTION)
             .cluster()
             .named(names::dns_label)
             .fields(&["status.phase"])

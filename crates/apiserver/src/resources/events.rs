@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::core::event;
 use super::row::Row;
-use crate::resource::Strategy;
+use crate::resource::{Durability, Strategy};
 
 /// (name in `events.k8s.io/v1`, name in core)
 const RENAMED: [(&str, &str); 7] = [
@@ -60,7 +60,7 @@ pub(super) fn rows() -> Vec<Row> {
     vec![
         Row::new("events", "Event")
             .short(&["ev"])
-            .relaxed()
+            .durability(Durability::Relaxed)
             .fields(event::FIELDS)
             .stored_as("", "v1", "events")
             .strategy(EventView)

@@ -13,8 +13,8 @@ use super::check::Errors;
 use super::{names, required};
 use crate::printing::cells;
 use crate::resource::{
-    ALL_VERBS, Change, Column, DeleteDecision, Extension, Plain, Resource, ScalePaths, Strategy, Subresource,
-    WriteContext,
+    ALL_VERBS, Change, Column, DeleteDecision, Durability, Extension, Plain, Resource, ScalePaths, Strategy,
+    Subresource, WriteContext,
 };
 
 type Cell = fn(&Object, Timestamp) -> Value;
@@ -63,7 +63,7 @@ pub(crate) struct Row {
     columns: Vec<Column>,
     subresources: Vec<Subresource>,
     verbs: &'static [Verb],
-    relaxed: bool,
+    durability: Durability,
     strategy: Arc<dyn Strategy>,
     name_rule: NameRule,
     stored_as: Option<GroupVersionResource>,
@@ -83,7 +83,7 @@ impl Row {
             columns: vec![name_col(), col("Created At", "date", CREATION, cells::created_at)],
             subresources: Vec::new(),
             verbs: ALL_VERBS,
-            relaxed: false,
+            durability: Durability::OnDisk,
             strategy: Arc::new(Plain),
             name_rule: names::dns_subdomain,
             stored_as: None,
@@ -170,8 +170,8 @@ impl Row {
         self
     }
 
-    pub(crate) fn relaxed(mut self) -> Self {
-        self.relaxed = true;
+    pub(crate) fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -204,6 +204,7 @@ impl Row {
             table: Arc::clone(table),
             schema,
             stored: self.verbs.contains(&Verb::List),
+            always_present: STRUCTURES.into_iter().filter(|name| is_structure(table, schema, name)).collect(),
         };
         Some(Resource {
             gvr: GroupVersionResource::new(group, version, self.resource),
@@ -219,7 +220,7 @@ impl Row {
             columns: self.columns,
             subresources: self.subresources,
             verbs: self.verbs.to_vec(),
-            relaxed: self.relaxed,
+            durability: self.durability,
             strategy: Arc::new(strategy),
             stored_as: self.stored_as,
         })
@@ -233,6 +234,14 @@ struct Checked {
     table: Arc<SchemaTable>,
     schema: api::TypeId,
     stored: bool,
+    always_present: Vec<&'static str>,
+}
+
+/// Kubernetes' types hold these by value and so always write them.
+const STRUCTURES: [&str; 2] = ["spec", "status"];
+
+fn is_structure(table: &SchemaTable, schema: api::TypeId, name: &str) -> bool {
+    table.get(schema).field(name).is_some_and(|field| matches!(field.ty, api::FieldType::Ref(_)))
 }
 
 impl Strategy for Checked {
@@ -287,6 +296,14 @@ impl Strategy for Checked {
         self.inner.allow_create_on_update()
     }
 
+    fn always_present(&self) -> &[&'static str] {
+        &self.always_present
+    }
+
+    fn keeps_status_on_create(&self) -> bool {
+        self.inner.keeps_status_on_create()
+    }
+
     fn to_stored(&self, object: &mut Object) {
         self.inner.to_stored(object);
     }
@@ -315,6 +332,8 @@ pub(crate) struct Hooks {
     pub(crate) validate_update: fn(&Object, &Object, &mut Errors),
     /// PUT to a missing object creates it.
     pub(crate) create_on_update: bool,
+    /// A creator's status is kept.
+    pub(crate) status_on_create: bool,
 }
 
 impl Hooks {
@@ -326,6 +345,7 @@ impl Hooks {
         validate: |_, _| {},
         validate_update: |_, _, _| {},
         create_on_update: false,
+        status_on_create: false,
     };
 }
 
@@ -352,6 +372,10 @@ impl Strategy for Hooks {
         let mut e = Vec::new();
         (self.validate_update)(new, old, &mut e);
         e
+    }
+
+    fn keeps_status_on_create(&self) -> bool {
+        self.status_on_create
     }
 
     fn allow_create_on_update(&self) -> bool {

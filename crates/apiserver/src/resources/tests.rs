@@ -7,7 +7,7 @@ use expect_test::{expect, expect_file};
 use serde_json::{Value, json};
 
 use super::builtin;
-use crate::resource::{Resource, ResourceSet};
+use crate::resource::{Durability, Resource, ResourceSet};
 
 pub(crate) fn set() -> ResourceSet {
     ResourceSet::new(builtin(schema::table()))
@@ -60,8 +60,10 @@ fn describe(row: &Resource) -> String {
     if row.verbs != crate::resource::ALL_VERBS {
         add(format!("verbs={}", row.verbs.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(",")));
     }
-    if row.relaxed {
-        add("relaxed".into());
+    match row.durability {
+        Durability::OnDisk => {}
+        Durability::Relaxed => add("relaxed".into()),
+        Durability::RelaxedIn(namespace) => add(format!("relaxed in {namespace}")),
     }
     if let Some(gvr) = &row.stored_as {
         add(format!("stored as {gvr}"));
@@ -324,4 +326,12 @@ fn events_have_two_views_of_one_object() {
     );
     new_style.strategy.from_stored(&mut event);
     assert_eq!(event, original);
+}
+
+#[test]
+fn only_heartbeats_are_acknowledged_before_they_are_on_disk() {
+    let leases = row("coordination.k8s.io", "leases").durability;
+    assert!(leases.is_relaxed("kube-node-lease") && !leases.is_relaxed("kube-system"));
+    assert!(row("", "events").durability.is_relaxed("any"));
+    assert!(!row("", "pods").durability.is_relaxed("kube-node-lease"));
 }

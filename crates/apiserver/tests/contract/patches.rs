@@ -165,3 +165,37 @@ async fn updates_without_a_version_overwrite() {
     let gone = f.update(&configmaps(), "b", &configmap("b", json!({}), json!({}))).await.unwrap_err();
     assert!(gone.is_not_found());
 }
+
+#[tokio::test]
+async fn a_patch_of_a_wrong_type_is_refused_with_its_field() {
+    let f = Fixture::new().await;
+    f.create(&configmaps(), configmap("a", json!({}), json!({}))).await.unwrap();
+    let wrong = f.patch(&configmaps(), "a", PatchType::Merge, json!({"data": {"k": 1}})).await.unwrap_err();
+    assert_eq!((wrong.code, wrong.name.as_str(), wrong.causes[0].field.as_str()), (422, "", "patch"));
+    let why = "cannot unmarshal number 1 into Go struct field ConfigMap.data.k of type string";
+    assert!(wrong.causes[0].message.contains(why), "{wrong}");
+}
+
+#[tokio::test]
+async fn an_object_that_is_too_large_is_refused_as_a_whole() {
+    let f = Fixture::new().await;
+    let large = configmap("a", json!({}), json!({"k": "x".repeat(1 << 20), "l": "y"}));
+    let refused = f.create(&configmaps(), large).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "ConfigMap \"a\" is invalid: []: Too long: may not be more than 1048576 bytes"
+    );
+}
+
+#[tokio::test]
+async fn spec_and_status_are_always_there() {
+    let f = Fixture::new().await;
+    let mut deployment = deployment("d");
+    deployment["status"] = json!(null);
+    let made = f.create(&deployments(), deployment).await.unwrap();
+    assert_eq!(made["status"], json!({}));
+    let same = f.patch(&deployments(), "d", PatchType::Merge, json!({"status": null})).await.unwrap();
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let map = f.create(&configmaps(), configmap("a", json!({}), json!({}))).await.unwrap();
+    assert!(map.get("status").is_none() && map.get("spec").is_none());
+}

@@ -82,7 +82,8 @@ async fn logs_come_from_the_node() {
     };
     let text = stream.next().await.unwrap().unwrap();
     assert_eq!(text, "n1 p c tail=Some(5)\n");
-    let exec = pods.request(Verb::Get, Some("p"), Some("exec"));
+    let mut exec = pods.request(Verb::Get, Some("p"), Some("exec"));
+    exec.options.extra = vec![("command".into(), "x".into()), ("stdout".into(), "true".into())];
     assert_eq!(f.json(exec).await.unwrap_err().message, "Upgrade request required");
 }
 
@@ -113,4 +114,35 @@ async fn a_new_start_changes_nothing() {
     let store = std::sync::Arc::clone(&f.store) as std::sync::Arc<dyn store::Store>;
     apiserver::ApiServer::open(store, crate::common::config(&f.pki)).await.unwrap();
     assert_eq!(f.store.current_revision().await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_for_the_account_of_a_new_namespace() {
+    let f = Fixture::new().await;
+    let pods = at("", "pods", "default");
+    let account = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        f.create(&at("", "serviceaccounts", "default"), account).await.unwrap();
+    };
+    let (made, ()) = tokio::join!(f.create(&pods, pod("early", json!({}))), account);
+    assert_eq!(made.unwrap()["spec"]["serviceAccountName"], "default");
+    let nowhere = f.create(&at("", "pods", "nowhere"), pod("p", json!({}))).await.unwrap_err();
+    assert_eq!((nowhere.code, nowhere.message.as_str()), (404, "namespaces \"nowhere\" not found"));
+}
+
+#[tokio::test]
+async fn a_node_says_at_once_what_it_has() {
+    let f = Fixture::new().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+        "status": {"capacity": {"cpu": "4"}}});
+    let made = f.create(&at("", "nodes", ""), node).await.unwrap();
+    assert_eq!(made["status"]["capacity"]["cpu"], "4");
+}
+
+#[tokio::test]
+async fn namespaces_are_deleted_one_by_one() {
+    let f = Fixture::new().await;
+    let all = f.json(at("", "namespaces", "").request(Verb::DeleteCollection, None, None)).await;
+    assert_eq!(all.unwrap_err().code, 405);
 }

@@ -149,8 +149,15 @@ async fn exercise(f: &Fixture, at: &At, object: Value, name: &str) -> Result<(),
     if again["metadata"]["resourceVersion"] != patched["metadata"]["resourceVersion"] {
         return Err(format!("a patch without effect made a new version: {patched} {again}"));
     }
-    let mut delete = at.request(Verb::DeleteCollection, None, None);
-    delete.options = labelled("test=row");
+    let row = f.server.resources().get(&at.gvr).ok_or("no row")?;
+    let many = row.allows(Verb::DeleteCollection);
+    let mut delete = match many {
+        true => at.request(Verb::DeleteCollection, None, None),
+        false => at.request(Verb::Delete, Some(name), None),
+    };
+    if many {
+        delete.options = labelled("test=row");
+    }
     delete.options.grace_period_seconds = Some(0);
     f.json(delete).await.map_err(step("deletecollection"))?;
     let finalized = f.get(at, name).await;

@@ -232,14 +232,40 @@ async fn watches_are_frames_and_end_with_the_server() {
     tokio::time::timeout(Duration::from_secs(6), wire.serving).await.expect("the server ends").unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exec_speaks_channels() {
+/// A server with a pod `p` on a node.
+async fn wire_with_pod() -> Wire {
     let wire = Wire::new().await;
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     wire.f.create(&at("", "serviceaccounts", "default"), account).await.unwrap();
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
     wire.f.create(&at("", "pods", "default"), pod).await.unwrap();
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exec_tells_in_its_session_why_a_command_did_not_start() {
+    let wire = wire_with_pod().await;
+    let path = "/api/v1/namespaces/default/pods/p/exec?stdout=true&command=missing";
+    let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+    let stream = wire.connect("http/1.1", ADMIN).await;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let mut last = Bytes::new();
+    while let Some(Ok(Message::Binary(data))) = socket.next().await {
+        last = data;
+    }
+    let status: Value = serde_json::from_slice(&last[1..]).unwrap();
+    assert_eq!((last[0], &status["message"]), (3, &json!("Internal error occurred: no such command")));
+    let plain = |query: &str| self::request("POST", &format!("{path}{query}"), "");
+    let wrong = wire.send("h2", ADMIN, plain("&container=x")).await.into_body().collect().await.unwrap();
+    let wrong: Value = serde_json::from_slice(&wrong.to_bytes()).unwrap();
+    assert_eq!(wrong["message"], "container x is not valid for pod p", "whatever the protocol");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exec_speaks_channels() {
+    let wire = wire_with_pod().await;
     let url = "wss://localhost/api/v1/namespaces/default/pods/p/exec?command=say&command=hello&stdin=true&stdout=true&stderr=true";
     let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());

@@ -19,6 +19,8 @@ pub(super) const SECRET: Hooks = Hooks {
 };
 
 const ACCOUNT_ANNOTATION: &[&str] = &["metadata", "annotations", "kubernetes.io/service-account.name"];
+/// How Kubernetes writes the path of the object as a whole.
+const WHOLE: &str = "[]";
 const MAX_BYTES: usize = 1024 * 1024;
 
 fn size(o: &Object, field: &str) -> usize {
@@ -44,7 +46,7 @@ fn validate_config_map(o: &Object, e: &mut Errors) {
     }
     // Base64 takes four characters for three bytes.
     if size(o, "data") + size(o, "binaryData") / 4 * 3 > MAX_BYTES {
-        e.push(too_long("", MAX_BYTES));
+        e.push(too_long(WHOLE, MAX_BYTES));
     }
 }
 
