@@ -1,6 +1,6 @@
 //! The node agent: registers the node, watches its pods and gives each a worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
+use crate::leftovers;
 use crate::logs::{self, format::Wanted, read::Follow};
 use crate::node_status::{self, machine};
 use crate::observed::NodeFacts;
@@ -164,8 +165,8 @@ impl NodeAgent {
                 return;
             }
         };
-        let known: Vec<String> = self.pods.list().iter().map(|c| c.uid.clone()).collect();
-        for (uid, record) in snapshot.iter().filter(|(uid, _)| !known.contains(uid)) {
+        let mut known: BTreeSet<String> = self.pods.list().iter().map(|c| c.uid.clone()).collect();
+        for (uid, record) in snapshot.iter().filter(|(uid, _)| !known.contains(*uid)) {
             let first = record.sandboxes.first();
             let meta = ObjectMeta {
                 uid: Some(uid.clone()),
@@ -177,6 +178,29 @@ impl NodeAgent {
             let worker =
                 workers.entry(uid.clone()).or_insert_with(|| self.start_worker(pod, Duration::ZERO, ended));
             tell(worker, Wake::Gone);
+        }
+        known.extend(workers.keys().cloned());
+        self.clear_folders(known).await;
+    }
+
+    /// Removes the folders of pods that neither the API nor the runtime has, and gives their addresses back.
+    async fn clear_folders(&self, known: BTreeSet<String>) {
+        let (pods, logs) = (self.shared.config.root_dir.clone(), self.shared.config.log_root.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let uids = leftovers::find(&pods, &logs, &known);
+            (leftovers::remove(&pods, &logs, &uids), uids)
+        });
+        let (removed, uids) = match work.await {
+            Ok(done) => done,
+            Err(error) => return tracing::error!(%error, "cannot look for leftover folders"),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove all folders of deleted pods");
+        }
+        for uid in uids {
+            if let Err(error) = self.shared.network.detach(&uid).await {
+                tracing::warn!(pod = %uid, %error, "cannot release the network of a deleted pod");
+            }
         }
     }
 

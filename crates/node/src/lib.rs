@@ -23,6 +23,7 @@ pub mod fields;
 pub mod hooks;
 pub mod hosts_file;
 pub mod images;
+pub mod leftovers;
 pub mod logs;
 pub mod node_status;
 pub mod observed;

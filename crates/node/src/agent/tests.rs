@@ -378,3 +378,22 @@ async fn the_stop_gets_what_its_hook_leaves_of_the_grace_period() {
     world.api.until("deleted", |api| api.get("pods", "default", "a").is_none()).await;
     assert_eq!(calls_of(&world, &["stop "]), ["stop main 3s"]);
 }
+
+#[tokio::test]
+async fn folders_of_pods_deleted_meanwhile_are_removed() {
+    let world = World::new();
+    world.api.put("pods", pod("stays", json!({})));
+    world.running("stays").await;
+    let folder = |path: &str| world.dir.path().join(path);
+    let gone = [folder("pods/uid-gone/volumes/data"), folder("logs/default_gone_uid-gone/main")];
+    gone.iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+    let stays = [folder("pods/uid-stays"), folder("logs/default_stays_uid-stays"), folder("logs/not-a-pod")];
+    std::fs::create_dir_all(&stays[2]).unwrap();
+    let world = world.restart(|_| {}).await;
+    let left = || gone.iter().any(|path| path.parent().is_some_and(std::path::Path::exists));
+    while left() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(stays.iter().all(|path| path.exists()));
+    assert_eq!(world.runtime.sandboxes().len(), 1);
+}
