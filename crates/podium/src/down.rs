@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::io::Errno;
 use store::disk::RealDisk;
 
@@ -19,6 +19,10 @@ pub(crate) fn run(args: &DownArgs) -> Result<()> {
         outln(&format!("nothing to remove: no data directory {}", args.data_dir.display()));
         return Ok(());
     }
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "`podium down` removes containers and networks and needs root"
+    );
     host::check_node()?;
     let paths = Paths::existing(&args.data_dir)?;
     // held until the end: no podium can start on what is being removed
