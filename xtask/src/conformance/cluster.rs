@@ -20,8 +20,20 @@ struct Host {
 impl Host {
     /// A host with a name, a loopback interface and an empty `/run`.
     fn start(name: &str) -> Result<Self> {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "--mount", "--uts", "--propagation", "private", "sleep", "infinity"]);
+        // ends with this tool, however that ends
+        let mut unshare = Command::new("setpriv");
+        unshare.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--uts",
+            "--propagation",
+            "private",
+            "sleep",
+            "infinity",
+        ]);
         let holder = unshare.stdin(Stdio::null()).spawn().context("cannot run unshare")?;
         let host = Self { name: name.to_owned(), holder };
         host.wait_for_namespaces()?;
@@ -46,7 +58,7 @@ impl Host {
         for _ in 0..500 {
             let moved = std::fs::read_link(&place).is_ok_and(|found| found != ours);
             // unshare has become the sleeper: nothing is left to be set up
-            if moved && std::fs::read_link(&theirs).is_ok_and(|exe| !exe.ends_with("unshare")) {
+            if moved && std::fs::read_link(&theirs).is_ok_and(|exe| exe.ends_with("sleep")) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -56,8 +68,12 @@ impl Host {
 
     /// A program on this host.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg("-t").arg(self.holder.id().to_string()).args(["-n", "-m", "-u", "--"]).arg(program);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", "nsenter", "-t"])
+            .arg(self.holder.id().to_string())
+            .args(["-n", "-m", "-u", "--"])
+            .arg(program);
         command
     }
 }

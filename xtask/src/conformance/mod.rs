@@ -29,13 +29,14 @@ use ledger::{Ledger, area};
 use programs::Cache;
 use suite::{Limits, State};
 
-const USAGE: &str = "usage: cargo xtask conformance [--area sig-node] [--focus REGEX] [--list] [--parallel N] [--budget 60m] \
+const USAGE: &str = "usage: cargo xtask conformance [--area sig-node] [--focus REGEX] [--skip REGEX] [--list] [--parallel N] [--budget 60m] \
 [--test-timeout 10m] [--repeat N] [--resume] [--verify-ledger] [--build-only]";
 
 #[derive(Default)]
 struct Options {
     area: Option<String>,
     focus: Option<String>,
+    skip: Option<String>,
     list: bool,
     parallel: usize,
     budget: Option<Duration>,
@@ -136,6 +137,10 @@ fn choose(all: &[String], options: &Options, ledger: &Ledger) -> Result<Vec<Stri
         let focus = regex::Regex::new(focus).context("--focus is no regular expression")?;
         chosen.retain(|test| focus.is_match(test));
     }
+    if let Some(skip) = &options.skip {
+        let skip = regex::Regex::new(skip).context("--skip is no regular expression")?;
+        chosen.retain(|test| !skip.is_match(test));
+    }
     Ok(chosen)
 }
 
@@ -148,6 +153,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         match flag.as_str() {
             "--area" => options.area = Some(value()?),
             "--focus" => options.focus = Some(value()?),
+            "--skip" => options.skip = Some(value()?),
             "--parallel" => options.parallel = value()?.parse().context("--parallel needs a number")?,
             "--repeat" => options.repeat = value()?.parse().context("--repeat needs a number")?,
             "--budget" => options.budget = Some(suite::duration(&value()?)?),
