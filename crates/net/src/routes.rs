@@ -167,7 +167,8 @@ fn read(state_dir: &Path) -> io::Result<Routes> {
 }
 
 fn write(state_dir: &Path, routes: &Routes) -> io::Result<()> {
-    let line = |((network, prefix), gateway): (&Network, &Ipv4Addr)| format!("{network}/{prefix} {gateway}\n");
+    let line =
+        |((network, prefix), gateway): (&Network, &Ipv4Addr)| format!("{network}/{prefix} {gateway}\n");
     std::fs::write(file(state_dir), routes.iter().map(line).collect::<String>())
 }
 

@@ -34,6 +34,7 @@ pub mod prober;
 pub mod references;
 pub mod resolv_conf;
 pub mod resources;
+pub mod server;
 pub mod view;
 pub mod volumes;
 mod worker;

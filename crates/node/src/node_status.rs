@@ -16,6 +16,8 @@ use crate::worker::Shared;
 
 /// API version that the node speaks.
 const KUBELET_VERSION: &str = "v1.37.0";
+/// Where the node's own server listens (Kubernetes, "Ports and Protocols").
+pub const SERVER_PORT: u16 = 10250;
 /// Lease life and how often it is renewed.
 const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);
@@ -110,7 +112,7 @@ pub fn node_status(
         capacity: Some(capacity),
         conditions: Some(conditions(old, now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
-            kubelet_endpoint: Some(core::DaemonEndpoint { port: 10250 }),
+            kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(SERVER_PORT) }),
         }),
         node_info: Some(core::NodeSystemInfo {
             architecture: machine.architecture.clone(),

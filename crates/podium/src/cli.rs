@@ -1,13 +1,13 @@
 //! The command line. It is stable: flags are added, not changed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{down, image, up};
+use crate::{agent, down, image, token, up};
 
 /// Version of Podium and of the Kubernetes API that it serves.
 pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), " (Kubernetes API v1.37)");
@@ -25,7 +25,12 @@ enum Command {
     Up(UpArgs),
     /// Start the control plane alone (needs no root)
     Server(ServerArgs),
-    /// Remove everything that `up` made on this machine
+    /// Start a node of a cluster whose control plane runs elsewhere
+    Agent(AgentArgs),
+    /// Make, list and delete the tokens with which machines join
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Remove everything that `up` or `agent` made on this machine
     Down(DownArgs),
     /// Container images on this machine
     #[command(subcommand)]
@@ -42,6 +47,9 @@ pub(crate) struct ServerArgs {
     /// Address and port of the API server
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
     pub(crate) listen: SocketAddr,
+    /// Address of this machine for the other nodes (default: that of its default route)
+    #[arg(long, value_name = "IP")]
+    pub(crate) node_ip: Option<IpAddr>,
     /// Apply the manifests in a file or folder once the cluster is ready (may be repeated)
     #[arg(long, value_name = "PATH")]
     pub(crate) apply: Vec<PathBuf>,
@@ -54,6 +62,25 @@ pub(crate) struct UpArgs {
     /// Name of this machine's Node (default: the host name)
     #[arg(long, value_name = "N")]
     pub(crate) node_name: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct AgentArgs {
+    /// The cluster's API server
+    #[arg(long, value_name = "https://HOST:PORT")]
+    pub(crate) server: String,
+    /// From `podium token create`; needed the first time only
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Where the node's data lives
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
+    pub(crate) data_dir: PathBuf,
+    /// Name of this machine's Node (default: the host name)
+    #[arg(long, value_name = "N")]
+    pub(crate) node_name: Option<String>,
+    /// Address of this machine for the other nodes (default: that of its route to the server)
+    #[arg(long, value_name = "IP")]
+    pub(crate) node_ip: Option<IpAddr>,
 }
 
 #[derive(Args)]
@@ -84,6 +111,14 @@ pub(crate) fn run() -> ExitCode {
         Command::Server(args) => {
             init_logging();
             up::run(&args, up::Role::Server)
+        }
+        Command::Agent(args) => {
+            init_logging();
+            agent::run(&args)
+        }
+        Command::Token(command) => {
+            init_logging();
+            token::run(&command)
         }
         Command::Down(args) => {
             init_logging();

@@ -1,6 +1,6 @@
 //! Where things are: folders, names and addresses, all derived from the data directory and the flags.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,9 @@ pub(crate) const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub(crate) const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Tenth address of the service range, by Kubernetes' custom: Service `kube-system/kube-dns`.
 pub(crate) const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// Pod addresses of the node.
+/// Pod addresses of all nodes; the API server gives each node a network out of it.
+pub(crate) const CLUSTER_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Pod addresses of the control plane's own node.
 pub(crate) const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
 
 /// First address of the pod range: the node's own address in the pod network, where DNS listens.
@@ -128,6 +130,40 @@ pub(crate) fn node_address() -> IpAddr {
     }
 }
 
+/// Address of this machine on its way to a server: the source address of the route.
+///
+/// # Errors
+/// When there is no route.
+pub(crate) fn address_towards(server: SocketAddr) -> Result<IpAddr> {
+    let probe = || -> std::io::Result<IpAddr> {
+        let any: IpAddr = if server.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect(server)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    probe().with_context(|| format!("no route to {server}"))
+}
+
+/// A Node name that was asked for (RFC 1123 subdomain).
+///
+/// # Errors
+/// When the API would refuse it.
+pub(crate) fn node_name(name: String) -> Result<String> {
+    let label = |part: &str| {
+        let inner = part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        inner && !part.is_empty() && !part.starts_with('-') && !part.ends_with('-')
+    };
+    anyhow::ensure!(
+        name.len() <= 253 && name.split('.').all(label),
+        "{name:?} is no node name: use lower case letters, digits, '-' and '.'"
+    );
+    Ok(name)
+}
+
 /// Host name in the form of a Node name (RFC 1123 subdomain).
 ///
 /// # Errors
@@ -139,4 +175,19 @@ pub(crate) fn default_node_name() -> Result<String> {
     let name = name.trim_matches(['-', '.']).to_owned();
     anyhow::ensure!(!name.is_empty(), "the host name {raw:?} makes no node name: give --node-name");
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::node_name;
+
+    #[test]
+    fn node_names_are_those_that_the_api_accepts() {
+        for good in ["n1", "a-b.c-1", "10"] {
+            assert_eq!(node_name(good.into()).unwrap(), good);
+        }
+        for bad in ["", "Bad", "a b", "-a", "a-", "a..b", "ä", &"a".repeat(254)] {
+            assert!(node_name(bad.into()).is_err(), "{bad:?}");
+        }
+    }
 }

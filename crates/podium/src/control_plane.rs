@@ -13,9 +13,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::adapters::gateway::LocalNode;
+use crate::adapters::gateway::Nodes;
 use crate::adapters::local;
+use crate::adapters::remote::RemoteNodes;
 use crate::bootstrap::pki::{Credential, Pki};
+use crate::bootstrap::{API_SERVER_TO_NODES, signer};
+use crate::cluster_dns;
 use crate::config::{self, Paths};
 use crate::progress::Progress;
 
@@ -23,7 +26,7 @@ use crate::progress::Progress;
 pub(crate) struct ControlPlane {
     /// Where the API server listens.
     pub(crate) address: SocketAddr,
-    pub(crate) gateway: Arc<LocalNode>,
+    pub(crate) gateway: Arc<Nodes>,
     server: Arc<ApiServer>,
     store: Arc<EmbeddedStore>,
     tasks: JoinSet<()>,
@@ -49,7 +52,7 @@ impl ControlPlane {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr().context("the listening socket has no address")?;
-        let gateway = Arc::new(LocalNode::default());
+        let gateway = Arc::new(Nodes::default());
         let server = open_server(&store, pki, address, node_ip, &gateway).await?;
         let mut tasks = JoinSet::new();
         let names = server_names();
@@ -69,6 +72,12 @@ impl ControlPlane {
         let config = controllers::ControllersConfig { root_ca_pem: pki.ca_pem.clone() };
         control.tasks.spawn(controllers::run(client, config, stop.clone()));
         progress.ready("controllers", "");
+        let nodes = control.client("kubernetes-admin", &["system:masters"]);
+        let credential = pki.client("apiserver-to-nodes", API_SERVER_TO_NODES, &[])?;
+        control.gateway.set_remote(RemoteNodes::new(nodes.clone(), &pki.ca_pem, &credential)?);
+        control.tasks.spawn(cluster_dns::run(nodes, stop.clone()));
+        let requests = control.client("system:kube-controller-manager", &[]);
+        control.tasks.spawn(signer::run(requests, pki.authority(), stop.clone()));
         control.tasks.spawn(scheduler::run(control.client("system:kube-scheduler", &[]), stop));
         progress.ready("scheduler", "");
         Ok(control)
@@ -100,7 +109,7 @@ async fn open_server(
     pki: &Pki,
     address: SocketAddr,
     node_ip: IpAddr,
-    gateway: &Arc<LocalNode>,
+    gateway: &Arc<Nodes>,
 ) -> Result<Arc<ApiServer>> {
     let ip = if address.ip().is_unspecified() { node_ip } else { address.ip() };
     let config = ServerConfig {
@@ -138,8 +147,10 @@ fn tls_config(server: &Credential, client_ca_pem: &str) -> Result<Arc<rustls::Se
         rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()?;
+    // The authority comes along: a machine that joins knows it by its hash.
+    let chain = [server.cert_pem.as_bytes(), client_ca_pem.as_bytes()];
     let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(server.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
+        chain.into_iter().flat_map(CertificateDer::pem_slice_iter).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes())?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -13,9 +13,11 @@
 //! - It is the only place where the traits of one crate are plugged with the types of another ([`adapters`]).
 
 mod adapters;
+mod agent;
 mod apply;
 mod bootstrap;
 mod cli;
+mod cluster_dns;
 mod config;
 mod control_plane;
 mod down;
@@ -23,6 +25,7 @@ mod host;
 mod image;
 mod node_part;
 mod progress;
+mod token;
 mod toolbox;
 mod up;
 

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
         Role::Server => None,
         Role::ServerAndNode { node_name } => {
             host::check_node()?;
-            Some(node_name.map_or_else(config::default_node_name, Ok)?)
+            Some(node_name.map_or_else(config::default_node_name, config::node_name)?)
         }
     };
     let manifests = apply::read(&args.apply)?;
@@ -108,8 +108,7 @@ impl Parts {
                 proxy: control.client("system:kube-proxy", &[]),
                 dns: control.client("system:kube-dns", &[]),
             };
-            let setup =
-                NodeSetup { paths, name: &name, ip: node_ip, pod_cidr: config::POD_CIDR, clients };
+            let setup = NodeSetup { paths, name: &name, ip: node_ip, pod_cidr: config::POD_CIDR, clients };
             let node = NodePart::start(setup, &mut progress, stopping).await?;
             control.gateway.set(&name, Arc::clone(&node.agent));
             self.node.insert(node).ready(&client, &name, &mut progress).await?;

@@ -1,4 +1,4 @@
-//! The API server's way to a node's streams: this process' own node agent.
+//! The API server's way to a node's streams: this process' own node agent, and the servers of all other nodes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,30 +7,39 @@ use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
 use apiserver::NodeGateway;
 use futures_util::future::BoxFuture;
 use node::NodeAgent;
+use node::server::wire::Verb;
 
-/// Serves the streams of one node, which is plugged in once its agent exists.
+use super::remote::RemoteNodes;
+
+/// Finds the streams of a node. Both ways are plugged in once the API server, which needs this, is there.
 #[derive(Default)]
-pub(crate) struct LocalNode {
+pub(crate) struct Nodes {
     agent: OnceLock<(String, Arc<NodeAgent>)>,
+    remote: OnceLock<RemoteNodes>,
 }
 
-impl LocalNode {
+impl Nodes {
     /// Plugs the agent in; a second call changes nothing.
     pub(crate) fn set(&self, node_name: &str, agent: Arc<NodeAgent>) {
         self.agent.get_or_init(|| (node_name.to_owned(), agent));
     }
 
-    fn agent(&self, node: &str) -> Result<&NodeAgent, Status> {
-        match self.agent.get() {
-            Some((name, agent)) if name == node => Ok(agent),
-            Some(_) | None => {
-                Err(Status::unavailable(format!("node {node:?} is not reachable from this server")))
-            }
-        }
+    /// Plugs the way to the other nodes in; a second call changes nothing.
+    pub(crate) fn set_remote(&self, remote: RemoteNodes) {
+        self.remote.get_or_init(|| remote);
+    }
+
+    fn own(&self, node: &str) -> Option<&NodeAgent> {
+        self.agent.get().filter(|(name, _)| name == node).map(|(_, agent)| &**agent)
+    }
+
+    fn remote(&self, node: &str) -> Result<&RemoteNodes, Status> {
+        let early = || Status::unavailable(format!("node {node:?} is not reachable from this server yet"));
+        self.remote.get().ok_or_else(early)
     }
 }
 
-impl NodeGateway for LocalNode {
+impl NodeGateway for Nodes {
     fn logs<'a>(
         &'a self,
         node: &'a str,
@@ -38,7 +47,12 @@ impl NodeGateway for LocalNode {
         pod: &'a str,
         options: LogOptions,
     ) -> BoxFuture<'a, Result<ByteStream, Status>> {
-        Box::pin(async move { self.agent(node)?.logs(namespace, pod, options).await })
+        Box::pin(async move {
+            match self.own(node) {
+                Some(agent) => agent.logs(namespace, pod, options).await,
+                None => self.remote(node)?.logs(node, namespace, pod, options).await,
+            }
+        })
     }
 
     fn exec<'a>(
@@ -48,7 +62,12 @@ impl NodeGateway for LocalNode {
         pod: &'a str,
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
-        Box::pin(async move { self.agent(node)?.exec(namespace, pod, options).await })
+        Box::pin(async move {
+            match self.own(node) {
+                Some(agent) => agent.exec(namespace, pod, options).await,
+                None => self.remote(node)?.streams(Verb::Exec, node, namespace, pod, options).await,
+            }
+        })
     }
 
     fn attach<'a>(
@@ -58,6 +77,11 @@ impl NodeGateway for LocalNode {
         pod: &'a str,
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
-        Box::pin(async move { self.agent(node)?.attach(namespace, pod, options).await })
+        Box::pin(async move {
+            match self.own(node) {
+                Some(agent) => agent.attach(namespace, pod, options).await,
+                None => self.remote(node)?.streams(Verb::Attach, node, namespace, pod, options).await,
+            }
+        })
     }
 }

@@ -3,4 +3,5 @@
 pub(crate) mod gateway;
 pub(crate) mod local;
 pub(crate) mod network;
+pub(crate) mod remote;
 pub(crate) mod runtime;

@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
 /// Days that a leaf certificate is valid.
@@ -21,6 +22,9 @@ const LEAF_DAYS: i64 = 365;
 const RENEW_DAYS: i64 = 60;
 /// Days that the authority is valid.
 const CA_DAYS: i64 = 3650;
+
+/// A machine's clock may be this much behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 /// A certificate and its private key.
 #[derive(Clone)]
@@ -92,6 +96,11 @@ impl Pki {
         self.leaf(file, params, &format!("{user} {groups:?}"))
     }
 
+    /// What signs other machines' requests.
+    pub(crate) fn authority(&self) -> Authority {
+        Authority { ca_pem: self.ca_pem.clone(), ca_key_pem: self.ca_key_pem.clone() }
+    }
+
     /// `wanted` describes the contents; it is kept beside the certificate, which is made again when it changes.
     fn leaf(&self, file: &str, mut params: CertificateParams, wanted: &str) -> Result<Credential> {
         let path = |extension: &str| self.dir.join(format!("{file}.{extension}"));
@@ -114,6 +123,49 @@ impl Pki {
     }
 }
 
+/// The key that signs certificates, without the rest of the key directory.
+pub(crate) struct Authority {
+    ca_pem: String,
+    ca_key_pem: String,
+}
+
+impl Authority {
+    /// Signs a request that was found good: its subject, names and key, and nothing else of it. Returns PEM.
+    ///
+    /// # Errors
+    /// When the authority's key can't be used.
+    pub(crate) fn sign_request(
+        &self,
+        request: CertificateSigningRequestParams,
+        usage: ExtendedKeyUsagePurpose,
+        seconds: i64,
+    ) -> Result<String> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name = request.params.distinguished_name;
+        params.subject_alt_names = request.params.subject_alt_names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        let now = SystemTime::now();
+        let end = now.checked_add(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        params.not_before = now.checked_sub(CLOCK_SKEW).unwrap_or(now).into();
+        params.not_after = end.context("the end of the certificate is beyond all time")?.into();
+        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
+            .context("the authority's certificate and key can't be used")?;
+        let made = params.signed_by(&request.public_key, &issuer)?;
+        Ok(made.pem())
+    }
+}
+
+/// A PKCS#10 request (PEM) of a node; `names` are those of its server, none for a client certificate.
+///
+/// # Errors
+/// When a name is no DNS name.
+pub(crate) fn node_request(node: &str, key: &KeyPair, names: &[&str]) -> Result<String> {
+    let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
+    params.distinguished_name = subject(&format!("system:node:{node}"), &["system:nodes"]);
+    Ok(params.serialize_request(key)?.pem()?)
+}
+
 fn new_authority() -> Result<(String, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = subject("podium-ca", &[]);
@@ -125,7 +177,7 @@ fn new_authority() -> Result<(String, String)> {
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
-fn subject(common_name: &str, organisations: &[&str]) -> DistinguishedName {
+pub(super) fn subject(common_name: &str, organisations: &[&str]) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     for organisation in organisations {
         name.push(DnType::OrganizationName, *organisation);
@@ -148,12 +200,21 @@ fn validity(params: &mut CertificateParams, days: i64) {
 
 /// Whole days until a certificate ends; negative when it has ended.
 fn days_left(cert_pem: &str) -> Result<i64> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("not a PEM certificate")?;
-    let cert = pem.parse_x509().context("not an X.509 certificate")?;
-    Ok((cert.validity().not_after.timestamp() - jiff::Timestamp::now().as_second()) / 86_400)
+    Ok((lifetime(cert_pem)?.1 - jiff::Timestamp::now().as_second()) / 86_400)
 }
 
-fn read(path: &Path) -> Result<String> {
+/// Begin and end of a certificate in seconds since the epoch.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn lifetime(cert_pem: &str) -> Result<(i64, i64)> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("not a PEM certificate")?;
+    let cert = pem.parse_x509().context("not an X.509 certificate")?;
+    let validity = cert.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 

@@ -1,0 +1,143 @@
+//! Sessions with the servers of nodes on other machines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::{ObjectKey, Status};
+use bytes::Bytes;
+use client::Client;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Node;
+use node::server::wire::{self, Call, Frame, Verb};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::bootstrap::pki::Credential;
+
+/// How long a node may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// The way to all nodes that do not live in this process.
+pub(crate) struct RemoteNodes {
+    client: Client,
+    connector: TlsConnector,
+}
+
+impl RemoteNodes {
+    /// # Errors
+    /// When the certificates are malformed.
+    pub(crate) fn new(client: Client, ca_pem: &str, credential: &Credential) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(certificate.context("malformed authority certificate")?)?;
+        }
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(credential.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(credential.key_pem.as_bytes())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Self { client, connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// A container's log.
+    pub(crate) async fn logs(
+        &self,
+        node: &str,
+        namespace: &str,
+        pod: &str,
+        options: LogOptions,
+    ) -> Result<ByteStream, Status> {
+        let io = self.session(node, &Call::logs(namespace, pod, options)).await?;
+        Ok(Box::pin(stream::unfold(Some(io), |io| async {
+            let mut io = io?;
+            match wire::read(&mut io).await {
+                Ok(Some(Frame::Stdout(bytes))) => Some((Ok(bytes), Some(io))),
+                Ok(Some(Frame::End(Ok(_)))) => None,
+                Ok(Some(Frame::End(Err(status)))) => Some((Err(std::io::Error::other(status.message)), None)),
+                Ok(_) => Some((Err(std::io::Error::other("the node ended the log early")), None)),
+                Err(error) => Some((Err(error), None)),
+            }
+        })))
+    }
+
+    /// Exec or attach.
+    pub(crate) async fn streams(
+        &self,
+        verb: Verb,
+        node: &str,
+        namespace: &str,
+        pod: &str,
+        options: ExecOptions,
+    ) -> Result<ExecSession, Status> {
+        let call = Call::streams(verb, namespace, pod, options.clone());
+        Ok(wire::open(self.session(node, &call).await?, &options))
+    }
+
+    async fn session(
+        &self,
+        node: &str,
+        call: &Call,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Status> {
+        let opened = tokio::time::timeout(ANSWER, self.open(node, call)).await;
+        opened.map_err(|_| Status::unavailable(format!("node {node:?} does not answer")))?
+    }
+
+    async fn open(
+        &self,
+        node: &str,
+        call: &Call,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Status> {
+        let unreachable = |error: &dyn std::fmt::Display| {
+            Status::unavailable(format!("node {node:?} is not reachable: {error}"))
+        };
+        let object = self.client.get::<Node>(&ObjectKey::new("", node)).await?;
+        let (host, port) = address(&object).ok_or_else(|| unreachable(&"it has published no address"))?;
+        // A node proves its name, whatever its addresses are.
+        let name = ServerName::try_from(node.to_owned()).map_err(|error| unreachable(&error))?;
+        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| unreachable(&error))?;
+        tcp.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        let tls = self.connector.connect(name, tcp).await.map_err(|error| unreachable(&error))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await;
+        let (mut sender, connection) = handshake.map_err(|error| unreachable(&error))?;
+        client::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to a node ended");
+            }
+        });
+        let body = serde_json::to_vec(call).map_err(Status::internal)?;
+        let request = hyper::Request::post("/session")
+            .header(HOST, node)
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, wire::PROTOCOL)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(Status::internal)?;
+        let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+        let code = answer.status().as_u16();
+        if code != 101 {
+            let bytes = answer.into_body().collect().await.map_err(|error| unreachable(&error))?.to_bytes();
+            let value = serde_json::from_slice(&bytes).unwrap_or_default();
+            return Err(Status::from_value(&value, code));
+        }
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(&error))?;
+        Ok(TokioIo::new(upgraded))
+    }
+}
+
+/// Where a node's server listens.
+fn address(node: &Node) -> Option<(String, u16)> {
+    let status = node.status.as_ref()?;
+    let internal = status.addresses.iter().flatten().find(|a| a.type_ == "InternalIP")?;
+    let port = status.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?.port;
+    Some((internal.address.clone(), u16::try_from(port).ok()?))
+}
