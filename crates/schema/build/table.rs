@@ -118,7 +118,13 @@ impl Join<'_> {
             if let Some(more) = self.supplement.get(&(name.to_owned(), field.clone())) {
                 markers.extend(more.iter().cloned());
             }
-            self.field(out, field, schema, required, &markers, source.map_or(0, |s| s.number), inlined)?;
+            let given = markers.iter().find_map(|marker| marker.strip_prefix("number="));
+            let number = match (source, given) {
+                (Some(source), _) => source.number,
+                (None, Some(given)) => given.parse()?,
+                (None, None) => 0,
+            };
+            self.field(out, field, schema, required, &markers, number, inlined)?;
         }
         Ok(())
     }

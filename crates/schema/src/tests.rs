@@ -129,7 +129,7 @@ fn stable_types_have_numbers() {
     let stable = |name: &str| {
         name.contains(".core.v1.") || name.contains(".apps.v1.") || name.contains(".networking.v1.")
     };
-    // What is left without a number is newer than the source of numbers.
+    // What is newer than the source of numbers has its number in the supplement; NodeSystemInfo.runningInUserNamespace is newer still.
     let (mut all, mut without) = (0, Vec::new());
     for (_, ty) in table.types().filter(|(_, t)| stable(&t.name)) {
         for field in ty.fields.iter().filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind")) {
@@ -139,7 +139,7 @@ fn stable_types_have_numbers() {
             }
         }
     }
-    assert!(all > 1_000 && without.len() <= 45, "{} of {all}: {without:#?}", without.len());
+    assert!(all > 1_000 && without.len() <= 1, "{} of {all}: {without:#?}", without.len());
 }
 
 #[path = "../build/sha256.rs"]

@@ -5,9 +5,12 @@
 //! ```
 //! Go writes plain numbers, booleans and strings even when they are zero, and leaves pointers out when they are nil; the
 //! schema does not tell the two apart. So zeros are dropped, as JSON's `omitempty` does, except where a field is
-//! required or is known to be a pointer whose zero has a meaning.
+//! required or is a pointer (`pointers.txt`).
 
-use api::{Field, FieldType, SchemaTable, TypeId};
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use api::{Field, FieldType, SchemaTable, TypeDef, TypeId};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -16,45 +19,14 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Deeper messages are refused.
 const MAX_DEPTH: usize = 64;
 
-/// Pointers in Go whose zero differs from their absence.
-const MEANINGFUL_ZEROS: [&str; 36] = [
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "allowVolumeExpansion",
-    "attachRequired",
-    "automountServiceAccountToken",
-    "averageUtilization",
-    "backoffLimit",
-    "completions",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "failedJobsHistoryLimit",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "maxSurge",
-    "maxUnavailable",
-    "minAvailable",
-    "mode",
-    "parallelism",
-    "partition",
-    "priority",
-    "progressDeadlineSeconds",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "startingDeadlineSeconds",
-    "successfulJobsHistoryLimit",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-];
+/// Fields of type IntOrString that are pointers in Go.
+const POINTED_INT_OR_STRING: [&str; 4] = ["maxSurge", "maxUnavailable", "minAvailable", "port"];
+/// Pointers to scalars in Go, by type: their zero differs from their absence.
+static POINTERS: LazyLock<HashSet<(&'static str, &'static str)>> = LazyLock::new(|| {
+    let lines = include_str!("pointers.txt").lines().filter(|line| !line.starts_with('#'));
+    let words = lines.filter_map(|line| line.split_once(' '));
+    words.flat_map(|(ty, fields)| fields.split_whitespace().map(move |field| (ty, field))).collect()
+});
 
 /// Reads a body; apiVersion and kind come from the envelope.
 ///
@@ -166,14 +138,15 @@ fn message(
     if depth > MAX_DEPTH {
         return Err("the protobuf message is nested too deeply".into());
     }
-    let fields = &table.get(ty).fields;
+    let ty_def = table.get(ty);
+    let fields = &ty_def.fields;
     let mut out = Map::new();
     for item in Fields(bytes) {
         let (number, wire) = item?;
         if let Some(field) =
             fields.iter().find(|f| f.inlined_in == inlined && f.number == number && number > 0)
         {
-            add(table, field, wire, &mut out, depth)?;
+            add(table, ty_def, field, wire, &mut out, depth)?;
         } else if inlined.is_none()
             && fields.iter().any(|f| f.inlined_in == Some(number))
             && let Wire::Bytes(part) = wire
@@ -186,6 +159,7 @@ fn message(
 
 fn add(
     table: &SchemaTable,
+    owner: &TypeDef,
     field: &Field,
     wire: Wire<'_>,
     out: &mut Map<String, Value>,
@@ -214,7 +188,7 @@ fn add(
         }
         ty => {
             let value = value(table, ty, wire, depth)?;
-            let keep = field.required || MEANINGFUL_ZEROS.contains(&name);
+            let keep = field.required || is_pointer(owner, field);
             if let Some(value) = value.filter(|value| keep || !is_zero(value)) {
                 out.insert(name.to_owned(), value);
             }
@@ -242,6 +216,12 @@ fn map_value(
         }
         (_, wire) => value(table, ty, wire, depth),
     }
+}
+
+/// An integer or string behind a pointer counts as the scalar that it stands for.
+fn is_pointer(owner: &TypeDef, field: &Field) -> bool {
+    field.ty == FieldType::IntOrString && POINTED_INT_OR_STRING.contains(&field.name.as_ref())
+        || POINTERS.contains(&(owner.name.as_ref(), field.name.as_ref()))
 }
 
 fn is_zero(value: &Value) -> bool {
@@ -378,6 +358,28 @@ mod tests {
         put(&mut raw, 2, &spec);
         let got = decode(&table, ty, &body("Pod", "v1", &raw)).unwrap();
         assert_eq!(got["spec"]["volumes"][0]["name"], "scratch");
+    }
+
+    /// Deployment { spec = 2 { replicas = 1 (pointer), minReadySeconds = 5, paused = 7 } }
+    #[test]
+    fn zeros_behind_pointers_count() {
+        let table = schema::table();
+        let ty = table.kind("apps", "v1", "Deployment").unwrap();
+        let mut raw = Vec::new();
+        put(&mut raw, 2, &[1 << 3, 0, 5 << 3, 0, 7 << 3, 0]);
+        let got = decode(&table, ty, &body("Deployment", "apps/v1", &raw)).unwrap();
+        assert_eq!(got["spec"], json!({"replicas": 0}));
+    }
+
+    #[test]
+    fn listed_pointers_exist() {
+        let table = schema::table();
+        for (ty, field) in POINTERS.iter() {
+            let Some(id) = table.by_name(ty) else { continue };
+            assert!(table.get(id).field(field).is_some(), "{ty} {field}");
+        }
+        let core = ("io.k8s.api.core.v1.PersistentVolumeClaimSpec", "storageClassName");
+        assert!(POINTERS.contains(&core), "an empty class is a choice");
     }
 
     #[test]
