@@ -258,22 +258,33 @@ async fn http_get(http: &core::HTTPGetAction, target: &ProbeTarget) -> Result<()
 pub(crate) async fn http_code(http: &core::HTTPGetAction, target: &ProbeTarget) -> Result<u16, String> {
     let host = host_of(http.host.as_deref(), target)?;
     let port = port_of(&http.port, &target.container)?;
-    if http.scheme.as_deref().unwrap_or("HTTP") != "HTTP" {
-        return Err("HTTPS probes are not supported by the node".into());
-    }
+    let secure = http.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("HTTPS"));
+    let scheme = if secure { "https" } else { "http" };
     let path = http.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let url = format!("http://{host}:{port}{slash}{path}");
+    let url = format!("{scheme}://{host}:{port}{slash}{path}");
     let failed = |why: String| format!("Get {url:?}: {why}");
-    let mut stream = connect(&host, port).await.map_err(&failed)?;
+    let stream = connect(&host, port).await.map_err(&failed)?;
     let request = http_request(http, &format!("{host}:{port}"), &format!("{slash}{path}"));
-    stream.write_all(request.as_bytes()).await.map_err(|e| failed(e.to_string()))?;
+    let code = if secure {
+        answer_code(tls::connect(&host, stream).await.map_err(&failed)?, &request).await
+    } else {
+        answer_code(stream, &request).await
+    };
+    code.map_err(failed)
+}
+
+/// Sends a request and reads the status line: what follows does not count.
+async fn answer_code(
+    mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin,
+    request: &str,
+) -> Result<u16, String> {
+    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
     let mut answer = Vec::new();
     let mut limited = (&mut stream).take(MAX_ANSWER as u64);
-    // The status line is enough: what follows does not count.
     let mut chunk = [0u8; 1024];
     while !answer.windows(2).any(|w| w == b"\r\n") {
-        let count = limited.read(&mut chunk).await.map_err(|e| failed(e.to_string()))?;
+        let count = limited.read(&mut chunk).await.map_err(|e| e.to_string())?;
         if count == 0 {
             break;
         }
@@ -281,8 +292,8 @@ pub(crate) async fn http_code(http: &core::HTTPGetAction, target: &ProbeTarget) 
     }
     match status_code(&answer) {
         Some(code) => Ok(code),
-        None if answer.is_empty() => Err(failed("EOF".into())),
-        None => Err(failed("malformed HTTP response".into())),
+        None if answer.is_empty() => Err("EOF".into()),
+        None => Err("malformed HTTP response".into()),
     }
 }
 
@@ -311,6 +322,8 @@ fn status_code(answer: &[u8]) -> Option<u16> {
     words.next().filter(|version| version.starts_with("HTTP/"))?;
     words.next()?.parse().ok()
 }
+
+mod tls;
 
 #[cfg(test)]
 mod tests;

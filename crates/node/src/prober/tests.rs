@@ -107,6 +107,30 @@ async fn http_probes() {
     assert_eq!(http_get(&action, &target()).await.unwrap_err(), "HTTP probe failed with statuscode: 503");
 }
 
+#[tokio::test]
+async fn https_probes_take_any_certificate() {
+    let issued = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.unwrap().with_no_client_auth().with_single_cert(vec![issued.cert.der().clone()], key);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.unwrap()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+    });
+    let action = serde_json::from_value(json!({"port": port, "scheme": "HTTPS"})).unwrap();
+    assert_eq!(http_get(&action, &target()).await, Ok(()));
+    server.await.unwrap();
+    // a server that doesn't speak TLS fails it
+    let (port, _) = serve("HTTP/1.1 200 OK\r\n\r\n").await;
+    let action = serde_json::from_value(json!({"port": port, "scheme": "HTTPS"})).unwrap();
+    assert!(http_get(&action, &target()).await.unwrap_err().starts_with("Get \"https://"));
+}
+
 /// Time stands still until the test winds it.
 #[derive(Default)]
 struct FakeClock {
