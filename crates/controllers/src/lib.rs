@@ -16,17 +16,21 @@ pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpointslice;
 pub mod garbage_collector;
 mod history;
 pub mod job;
 pub mod namespace;
 pub mod node;
+pub mod node_lifecycle;
 pub mod pod;
+pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 pub mod statefulset;
+pub mod taint_eviction;
 mod workload;
 
 use std::sync::Arc;
@@ -51,10 +55,15 @@ pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Rec
     let controllers: Vec<Arc<dyn Controller>> = vec![
         Arc::new(deployment::DeploymentController),
         Arc::new(replicaset::ReplicaSetController),
+        Arc::new(replicaset::ReplicationControllerController),
         Arc::new(daemonset::DaemonSetController),
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
         Arc::new(cronjob::CronJobController),
+        Arc::new(node_lifecycle::NodeLifecycleController),
+        Arc::new(taint_eviction::TaintEvictionController),
+        Arc::new(pod_gc::PodGcController),
+        Arc::new(disruption::DisruptionController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(namespace::NamespaceController { resources: resources.clone() }),
         Arc::new(service_account::ServiceAccountController),

@@ -30,6 +30,7 @@ use crate::pod::{Pod, is_active};
 /// Creations and deletions in one plan.
 const BURST: usize = 500;
 
+pub(crate) use replication_controller::AsSet;
 pub use replication_controller::ReplicationControllerController;
 
 pub struct ReplicaSetController;
@@ -106,8 +107,9 @@ fn sets_of_pod(view: &View, pod: &Cached<Pod>) -> Vec<ObjectKey> {
 
 /// A refusal that says something about the set; a name that is taken does not, nor does a namespace that ends.
 fn refused(view: &View) -> Option<&api::Status> {
-    let about_the_set =
-        |status: &&api::Status| !status.is_already_exists() && !status.has_cause(client::NAMESPACE_TERMINATING);
+    let about_the_set = |status: &&api::Status| {
+        !status.is_already_exists() && !status.has_cause(client::NAMESPACE_TERMINATING)
+    };
     view.refused_creation().filter(about_the_set)
 }
 
@@ -129,7 +131,8 @@ fn scale(
             pod["metadata"]["name"] = name.as_str().into();
             Action::Create { gvr: Pod::gvr(), namespace: set.key.namespace.clone(), object: pod }
         });
-        let events = names.iter().map(|name| event(flavour, set, "SuccessfulCreate", format!("Created pod: {name}")));
+        let events =
+            names.iter().map(|name| event(flavour, set, "SuccessfulCreate", format!("Created pod: {name}")));
         return creations.chain(events).collect();
     }
     let surplus = (active.len() - wanted).min(BURST);
@@ -140,8 +143,9 @@ fn scale(
     let mut victims = rank::least_useful(active, &related, now);
     victims.truncate(surplus);
     let deletions = victims.iter().map(|pod| delete_pod(pod));
-    let events =
-        victims.iter().map(|pod| event(flavour, set, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name)));
+    let events = victims
+        .iter()
+        .map(|pod| event(flavour, set, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name)));
     deletions.chain(events).collect()
 }
 

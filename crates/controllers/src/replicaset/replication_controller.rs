@@ -16,6 +16,12 @@ use crate::workload::keys_of_pod;
 #[derive(Clone)]
 pub(crate) struct AsSet(ReplicaSet);
 
+impl AsSet {
+    pub(crate) fn replicas(&self) -> i32 {
+        self.0.spec.replicas.unwrap_or(1)
+    }
+}
+
 impl<'de> Deserialize<'de> for AsSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(deserializer)?;

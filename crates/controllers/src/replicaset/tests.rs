@@ -222,3 +222,21 @@ fn a_refusal_is_written_once() {
     });
     assert_eq!(statuses(&calm, ending), 0, "the set of a namespace that ends has no failure");
 }
+
+#[test]
+fn a_replication_controller_is_planned_like_a_set() {
+    let mut object = set(2, json!({"replicas": 2}));
+    object["spec"]["selector"] = json!({"app": "web"});
+    let mut owned = pod("one");
+    owned["metadata"]["ownerReferences"][0]["kind"] = "ReplicationController".into();
+    let view = View::default()
+        .with_objects::<super::replication_controller::AsSet>(std::slice::from_ref(&object))
+        .with_objects::<Pod>(&[owned]);
+    let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+    let plan = super::ReplicationControllerController.plan(&key(), &view, now);
+    expect![[r#"
+        patch replicationcontrollers default/web {"metadata":{"resourceVersion":"5","uid":"s"},"status":{"availableReplicas":1,"conditions":null,"fullyLabeledReplicas":1,"observedGeneration":1,"readyReplicas":1,"replicas":1}}
+        create pods {"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"name":"web-6wgsf","namespace":"default","ownerReferences":[{"apiVersion":"v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicationController","name":"web","uid":"s"}]},"spec":{"containers":[{"name":"c"}]}}
+        event SuccessfulCreate: Created pod: web-6wgsf
+    "#]].assert_eq(&text(&plan));
+}
