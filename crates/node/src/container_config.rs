@@ -77,11 +77,14 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
 /// What a profile asks for; no profile is no filter.
 ///
 /// # Errors
-/// A profile that this node can't apply: running without it would be less than what was asked for.
+/// A kind of profile that nobody knows: running without it would be less than what was asked for.
 fn seccomp(profile: Option<&core::SeccompProfile>) -> Result<Seccomp, String> {
     match profile.map(|p| p.type_.as_str()) {
         None | Some("" | "Unconfined") => Ok(Seccomp::Unconfined),
         Some("RuntimeDefault") => Ok(Seccomp::RuntimeDefault),
+        Some("Localhost") => {
+            Ok(Seccomp::Localhost(profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default()))
+        }
         Some(other) => Err(format!("seccomp profiles of type {other} are not supported by the node")),
     }
 }
@@ -254,8 +257,13 @@ mod tests {
             (profile("RuntimeDefault"), json!({"privileged": true}), Ok(Seccomp::Unconfined)),
             (
                 json!({}),
-                profile("Localhost"),
-                Err("seccomp profiles of type Localhost are not supported by the node".to_owned()),
+                json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "own.json"}}),
+                Ok(Seccomp::Localhost("own.json".into())),
+            ),
+            (
+                json!({}),
+                profile("Other"),
+                Err("seccomp profiles of type Other are not supported by the node".to_owned()),
             ),
         ];
         for (pod, container, want) in cases {

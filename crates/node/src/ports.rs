@@ -98,14 +98,16 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
-/// Which system calls a container may make.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which system calls a container may make. A runtime that can't apply a profile refuses the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Seccomp {
     /// All of them.
     #[default]
     Unconfined,
-    /// The runtime's own list. A runtime that can't apply one refuses the container.
+    /// The runtime's own list.
     RuntimeDefault,
+    /// A profile in a file of the node.
+    Localhost(String),
 }
 
 /// What a container shall be.

@@ -41,11 +41,9 @@ impl ports::Runtime for Containers {
         config: ports::ContainerConfig,
     ) -> Answer<'a, String> {
         Box::pin(async move {
-            let filtered = config.seccomp == ports::Seccomp::RuntimeDefault;
+            let profile = config.seccomp.clone();
             let mut spec = container_spec(config);
-            if filtered {
-                spec.seccomp = Some(runtime::default_seccomp(&spec).map_err(error)?);
-            }
+            spec.seccomp = filter(&profile, &spec)?;
             self.0.create_container(sandbox_id, spec).await.map_err(error)
         })
     }
@@ -201,6 +199,23 @@ fn container_spec(c: ports::ContainerConfig) -> runtime::ContainerSpec {
     }
 }
 
+/// The filter of a profile.
+///
+/// # Errors
+/// Invalid for a profile that can't be applied.
+fn filter(
+    profile: &ports::Seccomp,
+    spec: &runtime::ContainerSpec,
+) -> Result<Option<Vec<u8>>, ports::RuntimeError> {
+    match profile {
+        ports::Seccomp::Unconfined => Ok(None),
+        ports::Seccomp::RuntimeDefault => runtime::default_seccomp(spec).map(Some).map_err(error),
+        ports::Seccomp::Localhost(file) => Err(ports::RuntimeError::Invalid(format!(
+            "seccomp profile {file:?} not applied: profiles from files are not supported"
+        ))),
+    }
+}
+
 fn mount(m: ports::Mount) -> runtime::Mount {
     let propagation = match m.propagation {
         ports::Propagation::Private => runtime::Propagation::Private,
@@ -307,4 +322,19 @@ fn session(streams: runtime::ExecStreams) -> ExecSession {
         }
     });
     ExecSession { stdin, output, resize, exit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_profile_is_applied_or_refused() {
+        let spec = runtime::ContainerSpec::default();
+        assert_eq!(filter(&ports::Seccomp::Unconfined, &spec), Ok(None));
+        let default = filter(&ports::Seccomp::RuntimeDefault, &spec);
+        assert!(default.is_ok_and(|filter| filter.is_some_and(|bytes| !bytes.is_empty())));
+        let refused = filter(&ports::Seccomp::Localhost("own.json".into()), &spec);
+        assert!(matches!(refused, Err(ports::RuntimeError::Invalid(why)) if why.contains("own.json")));
+    }
 }
