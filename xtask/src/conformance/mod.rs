@@ -30,7 +30,7 @@ use programs::Cache;
 use suite::{Limits, State};
 
 const USAGE: &str = "usage: cargo xtask conformance [--area sig-node] [--focus REGEX] [--skip REGEX] [--list] [--parallel N] [--budget 60m] \
-[--test-timeout 10m] [--repeat N] [--resume] [--verify-ledger] [--build-only]";
+[--test-timeout 10m] [--repeat N] [--resume] [--confirm] [--verify-ledger] [--build-only]";
 
 #[derive(Default)]
 struct Options {
@@ -43,6 +43,8 @@ struct Options {
     test_timeout: Duration,
     repeat: usize,
     resume: bool,
+    /// Only what passed last on this commit and isn't known green.
+    confirm: bool,
     verify: bool,
     build_only: bool,
 }
@@ -126,12 +128,15 @@ fn judge(ledger: &Ledger, options: &Options, chosen: &[String]) -> Result<()> {
 
 fn choose(all: &[String], options: &Options, ledger: &Ledger) -> Result<Vec<String>> {
     let known = ledger.known_green()?;
-    let done = if options.resume { ledger.history()? } else { BTreeMap::new() };
+    let history = ledger.history()?;
+    let last =
+        |test: &String| history.get(test).and_then(|results| results.last()).map(|outcome| outcome.state);
     let mut chosen: Vec<String> = all.to_vec();
     chosen.retain(|test| {
         options.area.as_deref().is_none_or(|wanted| area(test) == wanted)
             && (!options.verify || known.contains(test))
-            && !done.contains_key(test)
+            && (!options.confirm || (last(test) == Some(State::Passed) && !known.contains(test)))
+            && (!options.resume || last(test).is_none())
     });
     if let Some(focus) = &options.focus {
         let focus = regex::Regex::new(focus).context("--focus is no regular expression")?;
@@ -160,6 +165,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--test-timeout" => options.test_timeout = suite::duration(&value()?)?,
             "--list" => options.list = true,
             "--resume" => options.resume = true,
+            "--confirm" => options.confirm = true,
             "--verify-ledger" => options.verify = true,
             "--build-only" => options.build_only = true,
             other => bail!("unknown flag {other}\n{USAGE}"),
