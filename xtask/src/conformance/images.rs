@@ -84,6 +84,11 @@ fn stand_in(cache: &Cache, root: &Path, name: &str) -> Result<Option<Image>> {
     }
     let mut image = match path.rsplit('/').next().unwrap_or_default() {
         "agnhost" => agnhost(cache, root)?,
+        "nginx" => {
+            let mut image = agnhost(cache, root)?;
+            image.cmd = vec!["test-webserver".into()];
+            image
+        }
         "kitten" | "nautilus" => picture(cache, root, path)?,
         "busybox" => busybox(root)?,
         "pause" => {
@@ -129,6 +134,10 @@ fn agnhost(cache: &Cache, root: &Path) -> Result<Image> {
     image.program("agnhost", &cache.program("agnhost"));
     image.link("agnhost-2", "agnhost");
     image.folder("uploads", 0o755);
+    // what upstream's image has of its source tree: a certificate and its key, which some tests fetch
+    for file in ["localhost.crt", "localhost.key"] {
+        image.copy(file, &cache.suite_source()?.join("test/images/agnhost/porter").join(file), 0o644);
+    }
     // a user in a group of its own: one test looks at supplementary groups that the image defines
     image.text("etc/passwd", &format!("{PASSWD}user-defined-in-image:x:1000:1000::/home:/bin/sh\n"));
     image.text(

@@ -43,6 +43,13 @@ impl Cache {
         self.dir.join("bin").join(name)
     }
 
+    /// The suite's source in Go's module cache.
+    pub(super) fn suite_source(&self) -> Result<PathBuf> {
+        let module = format!("k8s.io/kubernetes@{}", self.version);
+        let modules = super::output(Command::new("go").args(["env", "GOMODCACHE"]))?;
+        Ok(Path::new(&modules).join(module))
+    }
+
     /// Builds what is missing. The first time this takes tens of minutes.
     pub(super) fn build(&self, module: &Path) -> Result<()> {
         for (name, package) in PROGRAMS {
