@@ -17,8 +17,11 @@ pub(crate) mod check;
 mod coordination;
 mod core;
 mod defaults;
+mod devices;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod migration;
 pub(crate) mod names;
 mod networking;
 mod pod_spec;
@@ -28,9 +31,11 @@ mod rbac;
 mod required;
 mod reviews;
 mod row;
+mod runtime_classes;
 mod scheduling;
 mod selectors;
 mod storage;
+mod trust;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -52,14 +57,18 @@ fn groups() -> Vec<(&'static str, &'static str, Vec<Row>)> {
         ("apps", "v1", apps::rows()),
         ("autoscaling", "v2", autoscaling::rows()),
         ("batch", "v1", batch::rows()),
-        ("certificates.k8s.io", "v1", certificates::rows()),
+        ("certificates.k8s.io", "v1", [certificates::rows(), trust::rows()].into_iter().flatten().collect()),
         ("coordination.k8s.io", "v1", coordination::rows()),
         ("discovery.k8s.io", "v1", discovery::rows()),
+        ("flowcontrol.apiserver.k8s.io", "v1", flowcontrol::rows()),
         ("networking.k8s.io", "v1", networking::rows()),
+        ("node.k8s.io", "v1", runtime_classes::rows()),
         ("policy", "v1", policy::rows()),
         ("rbac.authorization.k8s.io", "v1", rbac::rows()),
+        ("resource.k8s.io", "v1", devices::rows()),
         ("scheduling.k8s.io", "v1", scheduling::rows()),
         ("storage.k8s.io", "v1", storage::rows()),
+        ("storagemigration.k8s.io", "v1", migration::rows()),
     ]
 }
 

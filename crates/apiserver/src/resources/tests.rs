@@ -306,6 +306,49 @@ fn rules_of_smaller_kinds() {
             json!({"spec": {"minReplicas": 3, "maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "a"}}}),
             "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`\n",
         ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "flowschemas",
+            json!({"spec": {"matchingPrecedence": 20000, "priorityLevelConfiguration": {"name": "a"},
+                "rules": [{"subjects": [{"kind": "User"}], "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}]}}),
+            "spec.matchingPrecedence: Invalid value: 20000: must be between 1 and 10000, inclusive\n\
+             spec.rules[0].subjects[0].user: Required value: is required when subject kind says so\n\
+             spec.rules[0].resourceRules[0].namespaces: Required value: resource rules that are not cluster scoped must supply at least one namespace\n",
+        ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "prioritylevelconfigurations",
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {"queues": 2}}}}}),
+            "spec.limited.limitResponse.queuing.handSize: Invalid value: 8: should not be greater than queues (2)\n",
+        ),
+        (
+            "node.k8s.io",
+            "runtimeclasses",
+            json!({"handler": "A", "overhead": {"podFixed": {"cpu": "-1"}}}),
+            "handler: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
+             and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')\n\
+             overhead.podFixed[cpu]: Invalid value: \"-1\": must be greater than or equal to 0\n",
+        ),
+        (
+            "resource.k8s.io",
+            "resourceclaims",
+            json!({"spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c"}}, {"name": "s"}]}}}),
+            "spec.devices.requests[1]: Invalid value: {\"name\":\"s\"}: exactly one of `exactly` or `firstAvailable` is required\n",
+        ),
+        (
+            "resource.k8s.io",
+            "resourceslices",
+            json!({"spec": {"driver": "d", "pool": {"name": "p", "resourceSliceCount": 1}}}),
+            "spec: Required value: exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required\n",
+        ),
+        (
+            "certificates.k8s.io",
+            "clustertrustbundles",
+            json!({"metadata": {"name": "b"}, "spec": {"signerName": "a.b/c", "trustBundle": "x"}}),
+            "metadata.name: Invalid value: \"b\": ClusterTrustBundle for signerName a.b/c must be named with prefix a.b:c:\n\
+             spec.trustBundle: Invalid value: \"x\": must contain at least one certificate\n",
+        ),
     ];
     for (group, resource, value, want) in cases {
         assert_eq!(findings(group, resource, value.clone()), *want, "{resource} {value}");
