@@ -89,7 +89,7 @@ async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) ->
 }
 
 async fn check(server: &ApiServer, user: &UserInfo, attributes: &Attributes<'_>) -> Result<(), Status> {
-    if server.registry.rbac.allows(user, attributes).await? {
+    if authz::allows(&server.registry, user, attributes).await? {
         Ok(())
     } else {
         Err(authz::forbidden(user, attributes))

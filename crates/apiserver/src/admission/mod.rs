@@ -5,9 +5,12 @@
 
 mod default_tolerations;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod runtime_class;
 mod service_account;
+mod trust_bundle;
 
 use api::{Object, Status};
 use futures_util::future::BoxFuture;
@@ -85,7 +88,10 @@ impl Admission {
                 Box::new(service_account::ServiceAccount),
                 Box::new(default_tolerations::DefaultTolerationSeconds),
                 Box::new(priority::Priority),
+                Box::new(runtime_class::RuntimeClass),
+                Box::new(node_restriction::NodeRestriction),
                 Box::new(rbac_escalation::RbacEscalation),
+                Box::new(trust_bundle::TrustBundleAttest),
             ],
         }
     }

@@ -1,14 +1,16 @@
-//! May they: role-based access control over the watch caches of roles and bindings.
+//! May they: role-based access control over the watch caches of roles and bindings, and what a node may do besides.
 //!
 //! The group `system:masters` may do everything; it is how the first administrator gets in. Rules only ever
 //! allow; what no rule allows is forbidden.
 
+pub(crate) mod node;
 pub(crate) mod policy;
 pub(crate) mod rbac;
 pub(crate) mod reviews;
 
 use api::{GroupVersionResource, Reason, Status};
 
+use crate::registry::Registry;
 use crate::resource::UserInfo;
 
 pub(crate) const MASTERS: &str = "system:masters";
@@ -45,6 +47,20 @@ impl<'a> Attributes<'a> {
             format!("{}/{}", self.resource, self.subresource)
         }
     }
+}
+
+/// Whether a user may do something: the one question that the pipeline and the access reviews ask.
+pub(crate) async fn allows(
+    registry: &Registry,
+    user: &UserInfo,
+    attributes: &Attributes<'_>,
+) -> Result<bool, Status> {
+    if let Some(node) = node::name_of(user)
+        && node::allows(registry, node, attributes).await?
+    {
+        return Ok(true);
+    }
+    registry.rbac.allows(user, attributes).await
 }
 
 /// The refusal as Kubernetes words it.

@@ -35,6 +35,7 @@ const VIEW: &[Rule] = &[
     (READ, "batch", "cronjobs cronjobs/status jobs jobs/status"),
     (READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
     (READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
+    (READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
 ];
 
 const EDIT: &[Rule] = &[
@@ -57,6 +58,7 @@ const EDIT: &[Rule] = &[
     (WRITE, "batch", "cronjobs jobs"),
     (WRITE, "policy", "poddisruptionbudgets"),
     (WRITE, "networking.k8s.io", "ingresses networkpolicies"),
+    (WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
     ("create delete deletecollection get list patch update watch", "coordination.k8s.io", "leases"),
 ];
 
@@ -86,6 +88,7 @@ const NODE: &[Rule] = &[
     (READ, "node.k8s.io", "runtimeclasses"),
     (READ, "discovery.k8s.io", "endpointslices"),
     ("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+    (READ, "certificates.k8s.io", "clustertrustbundles"),
     EVENTS,
 ];
 
@@ -201,6 +204,10 @@ pub(crate) const CLUSTER_ROLES: &[RoleData] = &[
         parts: &[&[("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")]],
     },
     RoleData {
+        name: "system:cluster-trust-bundle-discovery",
+        parts: &[&[(READ, "certificates.k8s.io", "clustertrustbundles")]],
+    },
+    RoleData {
         name: "system:node-bootstrapper",
         parts: &[&[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")]],
     },
@@ -213,8 +220,8 @@ pub(crate) const CLUSTER_ROLE_BINDINGS: &[(&str, &str)] = &[
     ("system:discovery", "Group:system:authenticated"),
     ("system:public-info-viewer", "Group:system:authenticated Group:system:unauthenticated"),
     ("system:service-account-issuer-discovery", "Group:system:serviceaccounts"),
+    ("system:cluster-trust-bundle-discovery", "Group:system:serviceaccounts"),
     ("system:monitoring", "Group:system:monitoring"),
-    ("system:node", "Group:system:nodes"),
     ("system:node-proxier", "User:system:kube-proxy Group:system:nodes"),
     ("system:kube-scheduler", "User:system:kube-scheduler"),
     ("system:kube-controller-manager", "User:system:kube-controller-manager"),

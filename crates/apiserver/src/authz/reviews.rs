@@ -124,7 +124,7 @@ async fn access(
     } else {
         Attributes { verb: path("verb"), path: path("path"), ..Attributes::default() }
     };
-    Ok(json!({"allowed": registry.rbac.allows(user, &attributes).await?}))
+    Ok(json!({"allowed": super::allows(registry, user, &attributes).await?}))
 }
 
 fn rules(rules: &[Rule]) -> Value {

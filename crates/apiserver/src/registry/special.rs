@@ -138,6 +138,12 @@ impl Registry {
             wished.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
         let audiences = if wished.is_empty() { self.tokens.api_audiences() } else { wished };
         let bound = self.bound_to(call, &request).await?;
+        if let Some(node) = crate::authz::node::name_of(call.user)
+            && !bound.iter().any(|b| b.kind == "Node" && b.name == node)
+        {
+            let why = format!("node {node:?} may ask for tokens of pods that are bound to it only");
+            return Err(Status::forbidden("", "serviceaccounts", call.name, &why));
+        }
         let spec = TokenSpec {
             account: &account,
             audiences: audiences.clone(),

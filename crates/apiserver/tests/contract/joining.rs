@@ -71,3 +71,51 @@ async fn a_certificate_request_says_truly_who_asks() {
     assert_eq!(issued["status"]["certificate"], "YQ==");
     assert_eq!(issued["status"]["conditions"][0]["type"], "Approved", "the issuer does not decide");
 }
+
+#[tokio::test]
+async fn a_node_sees_the_secrets_of_its_own_pods_and_writes_only_about_itself() {
+    let f = Fixture::new().await;
+    let node = UserInfo::new("system:node:a", &["system:nodes", "system:authenticated"]);
+    let (secrets, pods, nodes) =
+        (at("", "secrets", "default"), at("", "pods", "default"), at("", "nodes", ""));
+    f.create(&at("", "serviceaccounts", "default"), json!({"metadata": {"name": "default"}})).await.unwrap();
+    for name in ["used", "elsewhere", "unused"] {
+        f.create(&secrets, json!({"metadata": {"name": name}})).await.unwrap();
+    }
+    for (name, at_node, secret) in [("mine", "a", "used"), ("other", "b", "elsewhere")] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": at_node,
+            "containers": [{"name": "c", "image": "x", "envFrom": [{"secretRef": {"name": secret}}]}]}});
+        f.create(&pods, pod).await.unwrap();
+    }
+    let code =
+        async |request: api::ApiRequest| f.send(&node, request).await.map_or_else(|s| s.code, |r| r.code);
+    for (secret, want) in [("used", 200), ("elsewhere", 403), ("unused", 403)] {
+        assert_eq!(code(secrets.request(Verb::Get, Some(secret), None)).await, want, "{secret}");
+    }
+    assert_eq!(code(secrets.request(Verb::List, None, None)).await, 403);
+    let mut pinned = secrets.request(Verb::Watch, None, None);
+    pinned.options.field_selector = Some("metadata.name=used".into());
+    assert_eq!(code(pinned).await, 200);
+
+    let object = |name: &str| json!({"metadata": {"name": name}}).to_string();
+    let patch = |at: &crate::common::At, name: &str, sub: Option<&str>, body: Value| {
+        let mut request = crate::common::patch_request(at, name, api::PatchType::Merge, &body);
+        if let api::Target::Resource { subresource, .. } = &mut request.target {
+            *subresource = sub.map(str::to_owned);
+        }
+        request
+    };
+    let status = json!({"status": {"phase": "Running"}});
+    assert_eq!(code(patch(&pods, "mine", Some("status"), status.clone())).await, 200);
+    assert_eq!(code(patch(&pods, "other", Some("status"), status)).await, 403);
+    assert_eq!(code(nodes.request(Verb::Create, None, None).with_json(object("b"))).await, 403);
+    assert_eq!(code(nodes.request(Verb::Create, None, None).with_json(object("a"))).await, 201);
+    let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+    assert_eq!(code(patch(&nodes, "a", None, taint)).await, 403);
+    assert_eq!(code(patch(&nodes, "a", None, json!({"metadata": {"labels": {"x": "y"}}}))).await, 200);
+    let lease = at("coordination.k8s.io", "leases", "kube-node-lease");
+    assert_eq!(code(lease.request(Verb::Create, None, None).with_json(object("a"))).await, 201);
+    assert_eq!(code(lease.request(Verb::Create, None, None).with_json(object("b"))).await, 403);
+    let own = at("coordination.k8s.io", "leases", "default");
+    assert_eq!(code(own.request(Verb::Create, None, None).with_json(object("a"))).await, 403);
+}
