@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         shares_namespaces,
         shares_processes,
         refuses_what_cannot_run,
+        forgets_what_is_removed,
         is_adopted_after_a_restart,
         survives_the_spawner,
         says_so_when_the_shim_dies,
@@ -742,6 +743,27 @@ async fn refuses_what_cannot_run(bench: Bench) {
     let spec =
         SandboxSpec { sysctls: [("net.ipv4.ip_forward".into(), "1".into())].into(), ..bench.sandbox_spec() };
     engine.run_sandbox(spec).await.unwrap();
+}
+
+async fn forgets_what_is_removed(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    for _ in 0..5 {
+        let mut removals = Vec::new();
+        for _ in 0..8 {
+            let id = engine.create_container(&sandbox, container("sleep 1000")).await.unwrap();
+            let engine = Arc::clone(&engine);
+            removals.push(tokio::spawn(async move { engine.remove_container(&id).await }));
+        }
+        for removal in removals {
+            removal.await.unwrap().unwrap();
+        }
+    }
+    // News of the removed ones' ends come before those of this one's.
+    let last = started(&engine, &sandbox, container("true")).await;
+    engine.wait_container(&last).await.unwrap();
+    let left: Vec<String> = engine.list_containers().into_iter().map(|c| c.id).collect();
+    assert_eq!(left, [last]);
 }
 
 async fn is_adopted_after_a_restart(bench: Bench) {

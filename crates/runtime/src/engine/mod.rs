@@ -8,7 +8,7 @@ mod sandboxes;
 mod spawner;
 mod watcher;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,9 @@ use crate::wire::{self, Reply, Request};
 
 /// A killed process that has not ended after this time is stuck in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Removed containers that are remembered: far more than can be removed while one message is on its way.
+const REMEMBERED: usize = 1024;
 
 /// Where an engine keeps its things.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,19 @@ impl Sandbox {
 struct State {
     sandboxes: BTreeMap<String, Sandbox>,
     containers: BTreeMap<String, ContainerRecord>,
+    /// Containers removed last, the newest at the end: news of their end may still be on its way.
+    removed: VecDeque<String>,
+}
+
+impl State {
+    /// Forgets a container for good.
+    fn remove(&mut self, id: &str) {
+        self.containers.remove(id);
+        if self.removed.len() == REMEMBERED {
+            self.removed.pop_front();
+        }
+        self.removed.push_back(id.to_owned());
+    }
 }
 
 /// The container engine of one machine.
@@ -293,7 +309,7 @@ impl Engine {
         } else {
             self.forget_dead(&sandbox_id, id).await?;
         }
-        self.state().containers.remove(id);
+        self.state().remove(id);
         self.bump();
         let dir = self.config.containers().join(id);
         blocking(move || remove_dir(&dir)).await

@@ -155,7 +155,7 @@ impl Engine {
             let mut state = self.state();
             state.sandboxes.remove(id);
             for container in containers {
-                state.containers.remove(&container);
+                state.remove(&container);
             }
         }
         self.bump();

@@ -51,11 +51,17 @@ impl Engine {
         Some(sandbox.socket())
     }
 
-    /// Takes a container's record into the books and tells of what is new in it.
+    /// Takes a container's record into the books and tells of what is new in it. Removed containers don't come back.
     pub(super) fn learn(&self, record: ContainerRecord) {
         let (id, sandbox_id, state) =
             (record.status.id.clone(), record.status.sandbox_id.clone(), record.status.state);
-        let before = self.state().containers.insert(id.clone(), record).map(|old| old.status.state);
+        let before = {
+            let mut books = self.state();
+            if books.removed.contains(&id) {
+                return;
+            }
+            books.containers.insert(id.clone(), record).map(|old| old.status.state)
+        };
         self.bump();
         if before != Some(state) {
             match state {
