@@ -432,13 +432,18 @@ fn recorded_attempt(pod: &core::Pod, name: &str) -> u32 {
     recorded(pod, name).map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
 }
 
-/// The API's status of a container that was made at some time.
+/// The API's status of a container that ran at some time.
 fn recorded<'a>(pod: &'a core::Pod, name: &str) -> Option<&'a core::ContainerStatus> {
     let status = pod.status.as_ref()?;
     let lists =
         [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|s| s.name == name);
-    found.filter(|s| s.container_id.as_deref().is_some_and(|id| !id.is_empty()))
+    // One that was only made when the agent stopped has neither ended nor used up an attempt.
+    let ran = |state: &core::ContainerState| state.running.is_some() || state.terminated.is_some();
+    found.filter(|s| {
+        let made = s.container_id.as_deref().is_some_and(|id| !id.is_empty());
+        made && [&s.state, &s.last_state].into_iter().flatten().any(ran)
+    })
 }
 
 fn keep(

@@ -392,3 +392,18 @@ fn restart_rules_come_before_policies() {
     assert!(super::restarts(&pod, &c, super::ContainerKind::Main, 42));
     assert!(!super::restarts(&pod, &c, super::ContainerKind::Main, 1));
 }
+
+#[test]
+fn a_container_that_was_only_made_has_neither_ended_nor_used_up_an_attempt() {
+    let made = json!({"phase": "Pending", "containerStatuses": [{"name": "main", "image": "web:1", "imageID": "x",
+        "ready": false, "restartCount": 0, "containerID": "podium://x", "lastState": {},
+        "state": {"waiting": {"reason": "ContainerCreating"}}}]});
+    for policy in ["Never", "Always"] {
+        check(
+            Situation::new().spec(json!({"restartPolicy": policy})).status(made.clone()).sandbox(),
+            expect![[r#"
+                start Main main attempt 0 streak 0
+            "#]],
+        );
+    }
+}
