@@ -255,3 +255,6 @@ fn failure(status: &Status) -> Response<Full<Bytes>> {
     *answer.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     answer
 }
+
+#[cfg(test)]
+mod tests;
