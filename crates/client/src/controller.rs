@@ -391,6 +391,18 @@ impl View {
         }
     }
 
+    /// Objects of one namespace, of a resource known at run time.
+    pub fn in_namespace_of<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        gvr: &GroupVersionResource,
+        namespace: &str,
+    ) -> Vec<Arc<Cached<T>>> {
+        match self.informer::<T>(gvr) {
+            Some(informer) => informer.in_namespace(namespace),
+            None => self.filtered(gvr, |object: &Cached<T>| object.key.namespace == namespace),
+        }
+    }
+
     /// Objects that name `uid` among their owners.
     pub fn owned_by<T: Kind>(&self, uid: &str) -> Vec<Arc<Cached<T>>> {
         self.owned_in::<T>(&T::gvr(), uid)

@@ -27,6 +27,7 @@ pub mod node_lifecycle;
 pub mod pod;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod statefulset;
@@ -64,6 +65,7 @@ pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Rec
         Arc::new(taint_eviction::TaintEvictionController),
         Arc::new(pod_gc::PodGcController),
         Arc::new(disruption::DisruptionController),
+        Arc::new(resource_quota::ResourceQuotaController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(namespace::NamespaceController { resources: resources.clone() }),
         Arc::new(service_account::ServiceAccountController),

@@ -37,6 +37,10 @@ pub struct PodSpec {
     pub init_containers: Vec<Container>,
     pub restart_policy: String,
     pub tolerations: Vec<Toleration>,
+    pub active_deadline_seconds: Option<i64>,
+    pub priority_class_name: String,
+    /// Resources of the sandbox itself.
+    pub overhead: Resources,
     pub affinity: Option<Affinity>,
 }
 
@@ -46,6 +50,17 @@ pub struct Container {
     pub name: String,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: Option<String>,
+    pub resources: ContainerResources,
+}
+
+/// Quantities by resource, as they are written.
+pub type Resources = BTreeMap<String, serde_json::Value>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerResources {
+    pub requests: Resources,
+    pub limits: Resources,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
