@@ -32,8 +32,9 @@ pub(crate) async fn answer(
         "/.well-known/openid-configuration" => Ok(json(&server.registry.tokens.discovery(&advertise))),
         _ => {
             let hash = request.options.extra("hash").unwrap_or_default();
-            discovery::document(&server.resources, trimmed, &request.accept, &advertise)
-                .or_else(|| openapi::document(&server.resources, trimmed, &request.accept, hash))
+            let resources = server.resources();
+            discovery::document(&resources, trimmed, &request.accept, &advertise)
+                .or_else(|| openapi::document(&resources, trimmed, &request.accept, hash))
                 .ok_or_else(no_such_path)
         }
     }
@@ -64,7 +65,7 @@ fn go_arch(arch: &str) -> &str {
 fn paths(server: &ApiServer) -> Value {
     let mut paths =
         vec!["/.well-known/openid-configuration".to_owned(), "/api".to_owned(), "/apis".to_owned()];
-    for (group, version) in server.resources.group_versions() {
+    for (group, version) in server.resources().group_versions() {
         if group.is_empty() {
             paths.push(format!("/api/{version}"));
         } else {
@@ -72,7 +73,7 @@ fn paths(server: &ApiServer) -> Value {
             paths.push(format!("/apis/{group}/{version}"));
         }
     }
-    for path in ["/healthz", "/livez", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+    for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
         paths.push(path.to_owned());
     }
     paths.sort();

@@ -1,14 +1,16 @@
-//! OpenAPI documents: `/openapi/v3` and one document per group and version, read off the table and the schema.
+//! OpenAPI documents: `/openapi/v3` and one document per group and version, read off the table and the schema;
+//! `/openapi/v2` is made of them.
 //!
 //! kubectl reads them to explain kinds and to learn that the server validates fields itself.
 
 mod paths;
 #[cfg(test)]
 mod tests;
+mod v2;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use api::{ApiResponse, SchemaTable, TypeId};
 use bytes::Bytes;
@@ -31,8 +33,11 @@ struct Cached {
 
 /// The document at a path; `None` when there is none. `hash` is the query parameter of that name, "" when absent.
 pub fn document(resources: &ResourceSet, path: &str, accept: &str, hash: &str) -> Option<ApiResponse> {
-    // Only JSON is spoken here, whatever the client prefers; a wrong hash only means that the client's copy is old.
+    // Version 3 is spoken in JSON only, whatever the client prefers; a wrong hash only means that the client's copy is old.
     tracing::trace!(path, accept, hash, "OpenAPI document");
+    if path == "/openapi/v2" {
+        return Some(v2::document(resources, accept));
+    }
     let rest = path.strip_prefix("/openapi/v3")?.trim_matches('/');
     if rest.is_empty() {
         return Some(ApiResponse::json(200, index(resources).to_string()));
@@ -67,7 +72,7 @@ fn cached(resources: &ResourceSet, group: &str, version: &str, with_bytes: bool)
     let first = rows.first()?;
     let key = first.api_version();
     let shape = rows.iter().fold(String::new(), |mut text, row| {
-        let written = write!(text, "{}:{:?}:{:p};", row.gvr.resource, row.schema, row.table);
+        let written = write!(text, "{}:{:?}:{:p}{:?};", row.gvr.resource, row.schema, row.table, row.strategy.open_api());
         written.expect("writing to a string cannot fail");
         text
     });
@@ -114,6 +119,21 @@ fn reference(name: &str) -> Value {
 
 /// The components of a group's kinds and of everything they refer to.
 fn components(rows: &[&Resource]) -> Map<String, Value> {
+    let mut components = Map::new();
+    for rows in rows.chunk_by(|a, b| Arc::ptr_eq(&a.table, &b.table)) {
+        components.extend(components_of_table(rows));
+    }
+    for row in rows {
+        let own = row.strategy.open_api().and_then(|text| serde_json::from_str(text).ok());
+        if let Some(own) = own {
+            components.insert(row.table.get(row.schema).name.clone().into_owned(), own);
+        }
+    }
+    components
+}
+
+/// The same for rows of one table.
+fn components_of_table(rows: &[&Resource]) -> Map<String, Value> {
     let Some(table) = rows.first().map(|row| &row.table) else { return Map::new() };
     let mut roots: Vec<TypeId> = META.iter().filter_map(|kind| table.by_name(&meta_name(kind))).collect();
     for row in rows {

@@ -58,7 +58,35 @@ fn kubectl_finds_its_way() {
 
 #[test]
 fn nothing_elsewhere() {
-    for path in ["/openapi/v3/apis/none/v1", "/openapi/v2", "/openapi/v3/api"] {
+    for path in ["/openapi/v3/apis/none/v1", "/openapi/v1", "/openapi/v3/api"] {
         assert!(document(&set(), path, "", "").is_none(), "{path}");
+    }
+}
+
+#[test]
+fn the_older_document_is_whole_in_both_forms() {
+    let document_v2 = get("/openapi/v2");
+    let mut found = Vec::new();
+    references(&document_v2, &mut found);
+    for target in found {
+        let name = target.strip_prefix("#/definitions/").unwrap();
+        assert!(document_v2["definitions"].get(name).is_some(), "{target}");
+    }
+    let scale =
+        &document_v2["definitions"]["io.k8s.api.apps.v1.RollingUpdateDeployment"]["properties"]["maxSurge"];
+    assert_eq!(scale["$ref"], "#/definitions/io.k8s.apimachinery.pkg.util.intstr.IntOrString");
+    let patch = &document_v2["paths"]["/api/v1/namespaces/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Namespace");
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let response = document(&set(), "/openapi/v2", accept, "").unwrap();
+    assert_eq!(response.content_type, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    let bytes = response.into_bytes().unwrap();
+    // Document { swagger = 1, info = 2 { title = 1, version = 2 }, paths = 8, definitions = 9 }
+    let start = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.37.0\x42";
+    assert!(bytes.starts_with(start), "{:?}", &bytes[..start.len()]);
+    let text = String::from_utf8_lossy(&bytes);
+    let names = document_v2["definitions"].as_object().unwrap().keys();
+    for name in names.chain(document_v2["paths"].as_object().unwrap().keys()) {
+        assert!(text.contains(name.as_str()), "{name}");
     }
 }
