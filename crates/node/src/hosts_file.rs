@@ -25,14 +25,14 @@ pub fn host_names(pod: &core::Pod, node_name: &str, domain: &str) -> (String, Op
     (host, full)
 }
 
-/// The file's text. `host_file` is the host's own, used by pods on the host's network.
+/// The file's text; programs tell a managed file by its first line. `host_file` is the host's own, used by pods on the host's network.
 pub fn hosts_file(pod: &core::Pod, ips: &[IpAddr], node_name: &str, domain: &str, host_file: &str) -> String {
     let mut text = if spec(pod).host_network.unwrap_or(false) {
-        format!("# Managed by Podium (host network).\n{host_file}")
+        format!("# Kubernetes-managed hosts file (host network).\n{host_file}")
     } else {
         let (host, full) = host_names(pod, node_name, domain);
         let mut text = String::from(
-            "# Managed by Podium.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
              fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
         for ip in ips {

@@ -54,12 +54,12 @@ impl Framer {
         }
     }
 
-    /// Ends unfinished lines.
+    /// Writes unfinished lines; they stay marked as such, so that a reader adds no line end.
     pub(crate) fn finish(&mut self, time: &str, entries: &mut Vec<u8>) {
         for output in [Output::Stdout, Output::Stderr] {
             let partial = std::mem::take(&mut self.partial[output as usize]);
             if !partial.is_empty() {
-                entry(output, &partial, 'F', time, entries);
+                entry(output, &partial, 'P', time, entries);
             }
         }
     }
@@ -155,7 +155,7 @@ mod tests {
         framer.push(Output::Stdout, b"c\n", "T", &mut out);
         framer.push(Output::Stdout, b"tail", "T", &mut out);
         framer.finish("T", &mut out);
-        let want = "T stdout F a\nT stderr F err\nT stderr F \nT stdout F bc\nT stdout F tail\n";
+        let want = "T stdout F a\nT stderr F err\nT stderr F \nT stdout F bc\nT stdout P tail\n";
         assert_eq!(String::from_utf8(out).unwrap(), want);
     }
 
