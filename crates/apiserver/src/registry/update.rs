@@ -47,6 +47,9 @@ impl Registry {
     pub(crate) async fn patch(&self, call: &Call<'_>) -> Result<ApiResponse, Status> {
         let body = call.request.body.as_ref().ok_or_else(|| Status::bad_request("a patch needs a body"))?;
         let ContentType::Patch(kind) = body.content_type else { return Err(unsupported_patch()) };
+        if kind == PatchType::Strategic && !call.resource.strategy.merges_strategically() {
+            return Err(no_strategic_patch());
+        }
         let key = call.key();
         let mut warnings = Vec::new();
         if kind != PatchType::Apply {
@@ -167,8 +170,9 @@ impl Registry {
         refuse(resource, &new, errors)?;
         if mode != Mode::Server {
             warnings.extend(resource.strategy.warnings(&new));
+            // a binding is no change of what the user wants
+            meta::bump_generation(resource, &mut new, old);
         }
-        meta::bump_generation(resource, &mut new, old);
         self.admission.validate(&admission, Some(&new), Some(old)).await?;
         Ok(new)
     }
@@ -230,6 +234,14 @@ fn unsupported_patch() -> Status {
         "the body of the request was in an unknown format - accepted media types include: \
          application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
          application/apply-patch+yaml",
+    )
+}
+
+fn no_strategic_patch() -> Status {
+    Status::new(
+        Reason::UnsupportedMediaType,
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
     )
 }
 
