@@ -12,6 +12,7 @@
 pub(crate) mod codec;
 mod create;
 mod delete;
+mod eviction;
 pub(crate) mod finalize;
 mod list;
 pub(crate) mod meta;

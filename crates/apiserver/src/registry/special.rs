@@ -115,6 +115,7 @@ impl Registry {
         if let Some(body) = eviction.get(&["deleteOptions"]) {
             crate::url::merge_delete_options(&mut options, body)?;
         }
+        self.spend_budget(call).await?;
         self.delete_object(call, &call.key(), &options).await?;
         call.form.tree(201, &success(Value::Null, 201))
     }
