@@ -17,6 +17,7 @@ mod authn;
 mod authz;
 mod bootstrap;
 mod connect;
+mod custom;
 pub mod discovery;
 mod documents;
 mod http;

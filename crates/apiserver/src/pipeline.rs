@@ -1,13 +1,11 @@
 //! How a request flows. HTTP decoding and authentication come before ([`crate::http`]); in-process callers enter here.
 
-use std::sync::Arc;
-
 use api::stream::{ExecOptions, ExecSession};
 use api::{ApiRequest, ApiResponse, Reason, Status, Target, Verb};
 
 use crate::authz::{self, Attributes};
 use crate::registry::{self, codec};
-use crate::resource::{Resource, UserInfo};
+use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::{connect, documents};
 
@@ -48,7 +46,7 @@ pub(crate) async fn handle(
     if let Target::Path(path) = &request.target {
         return documents::answer(server, path, &request).await.map(Outcome::Response);
     }
-    let resource: Arc<Resource> = Arc::clone(server.registry.row(&request.target)?);
+    let resource = server.registry.row(&request.target)?;
     if registry::is_connect(&resource, subresource(&request)) {
         return connect::open(server, &request, upgrade).await;
     }
@@ -88,7 +86,11 @@ async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) ->
     Ok(())
 }
 
-async fn check(server: &ApiServer, user: &UserInfo, attributes: &Attributes<'_>) -> Result<(), Status> {
+pub(crate) async fn check(
+    server: &ApiServer,
+    user: &UserInfo,
+    attributes: &Attributes<'_>,
+) -> Result<(), Status> {
     if authz::allows(&server.registry, user, attributes).await? {
         Ok(())
     } else {
@@ -107,7 +109,7 @@ fn pinned_name(request: &ApiRequest) -> Option<String> {
 }
 
 /// Acting as somebody else needs the verb `impersonate` on each part of that identity.
-async fn authorize_impersonation(
+pub(crate) async fn authorize_impersonation(
     server: &ApiServer,
     caller: &UserInfo,
     wanted: UserInfo,

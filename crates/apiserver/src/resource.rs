@@ -116,6 +116,9 @@ impl Durability {
     }
 }
 
+/// What a column shows of an object.
+pub type CellValue = Arc<dyn Fn(&Object, jiff::Timestamp) -> Value + Send + Sync>;
+
 /// A printer column of `kubectl get`.
 #[derive(Clone)]
 pub struct Column {
@@ -127,7 +130,7 @@ pub struct Column {
     pub description: String,
     /// 0 is always shown, 1 with `-o wide`.
     pub priority: i32,
-    pub value: fn(&Object, now: jiff::Timestamp) -> Value,
+    pub value: CellValue,
 }
 
 /// What hangs below an object's path.
@@ -372,6 +375,29 @@ pub trait Strategy: Send + Sync {
         &[]
     }
 
+    /// Changes an object that is asked to go away, before it is decided whether finalizers hold it back.
+    fn prepare_for_delete(&self, object: &mut Object, now: jiff::Timestamp) {}
+
+    /// Whether a write of such an object changes the table of kinds itself.
+    fn changes_rows(&self) -> bool {
+        false
+    }
+
+    /// Whether the kind takes strategic merge patches.
+    fn merges_strategically(&self) -> bool {
+        true
+    }
+
+    /// Whether `metadata.generation` is kept although the schema has no `spec`.
+    fn counts_every_change(&self) -> bool {
+        false
+    }
+
+    /// The kind's component in OpenAPI as JSON, where the table does not tell all of it.
+    fn open_api(&self) -> Option<&str> {
+        None
+    }
+
     /// Turns an object of this row's version into the stored one of `Resource::stored_as`.
     fn to_stored(&self, object: &mut Object) {}
 
@@ -406,7 +432,11 @@ pub struct ResourceSet {
 impl ResourceSet {
     /// Indexes the rows; their order is kept (discovery shows it).
     pub fn new(rows: Vec<Resource>) -> Self {
-        let rows: Vec<Arc<Resource>> = rows.into_iter().map(Arc::new).collect();
+        Self::from_rows(rows.into_iter().map(Arc::new).collect())
+    }
+
+    /// The same of rows that are shared with another set.
+    pub fn from_rows(rows: Vec<Arc<Resource>>) -> Self {
         let by_gvr = rows.iter().enumerate().map(|(index, row)| (row.gvr.clone(), index)).collect();
         Self { rows, by_gvr }
     }

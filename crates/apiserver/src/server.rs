@@ -16,7 +16,7 @@ use crate::pipeline::{self, Incoming, Outcome};
 use crate::registry::Registry;
 use crate::resource::{ResourceSet, UserInfo};
 use crate::watch_cache::WatchCaches;
-use crate::{bootstrap, resources};
+use crate::{bootstrap, custom, resources};
 
 /// What the API server has to be told.
 #[derive(Clone)]
@@ -84,7 +84,6 @@ pub enum OpenError {
 pub struct ApiServer {
     pub(crate) config: ServerConfig,
     pub(crate) registry: Registry,
-    pub(crate) resources: Arc<ResourceSet>,
     /// Types of the built-in kinds.
     pub(crate) table: Arc<SchemaTable>,
 }
@@ -96,14 +95,15 @@ impl ApiServer {
     /// When the store cannot be read or written, or the signing key is malformed.
     pub async fn open(store: Arc<dyn Store>, config: ServerConfig) -> Result<Arc<Self>, OpenError> {
         let table: Arc<SchemaTable> = schema::table();
-        let resources = Arc::new(ResourceSet::new(resources::builtin(Arc::clone(&table))));
+        let resources =
+            Arc::new(custom::Catalog::new(resources::builtin(Arc::clone(&table)), Arc::clone(&table)));
         let caches = WatchCaches::start(Arc::clone(&store)).await.map_err(OpenError::Store)?;
-        let rbac = Arc::new(Rbac::new(Arc::clone(&caches), &resources));
+        let rbac = Arc::new(Rbac::new(Arc::clone(&caches), &resources.current()));
         let tokens =
             ServiceAccountTokens::new(&config.service_account_key_pem, &config.service_account_issuer)?;
         let registry = Registry {
             store,
-            resources: Arc::clone(&resources),
+            resources,
             caches,
             rbac,
             tokens: Arc::new(tokens),
@@ -111,8 +111,10 @@ impl ApiServer {
             service_cidr: config.service_cidr.clone(),
             node_port_range: config.node_port_range,
         };
-        let server = Arc::new(Self { config, registry, resources, table });
+        let server = Arc::new(Self { config, registry, table });
         bootstrap::run(&server).await?;
+        server.registry.refresh_custom().await.map_err(OpenError::Store)?;
+        tokio::spawn(custom::run_cleanup(Arc::downgrade(&server)));
         Ok(server)
     }
 
@@ -132,8 +134,8 @@ impl ApiServer {
         })
     }
 
-    /// All rows that the server serves.
-    pub fn resources(&self) -> &ResourceSet {
-        &self.resources
+    /// All rows that the server serves at this moment.
+    pub fn resources(&self) -> Arc<ResourceSet> {
+        self.registry.resources.current()
     }
 }

@@ -299,6 +299,13 @@ impl WatchCaches {
         self.by_prefix.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Drops the cache of a prefix; its watchers end and have to come again.
+    pub(crate) fn forget(&self, prefix: &str) {
+        if let Some(cache) = self.map().remove(prefix) {
+            cache.close();
+        }
+    }
+
     fn drop_all(&self) {
         for (_, cache) in self.map().drain() {
             cache.close();

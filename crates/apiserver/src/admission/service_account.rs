@@ -94,7 +94,7 @@ async fn awaited(
     key: &ObjectKey,
 ) -> Result<Option<Object>, Status> {
     let Some(row) = cx.registry.resources.get(gvr) else { return Ok(None) };
-    let mut changed = cx.registry.cache(row, None).await?.subscribe();
+    let mut changed = cx.registry.cache(&row, None).await?.subscribe();
     let appears = async {
         loop {
             let account = Reader::get(cx.registry, gvr, key).await?;

@@ -72,7 +72,14 @@ fn cached(resources: &ResourceSet, group: &str, version: &str, with_bytes: bool)
     let first = rows.first()?;
     let key = first.api_version();
     let shape = rows.iter().fold(String::new(), |mut text, row| {
-        let written = write!(text, "{}:{:?}:{:p}{:?};", row.gvr.resource, row.schema, row.table, row.strategy.open_api());
+        let written = write!(
+            text,
+            "{}:{:?}:{:p}{:?};",
+            row.gvr.resource,
+            row.schema,
+            row.table,
+            row.strategy.open_api()
+        );
         written.expect("writing to a string cannot fail");
         text
     });

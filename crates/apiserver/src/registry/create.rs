@@ -143,7 +143,14 @@ impl Registry {
             txn.ops.push((key, value.map_or(Op::Delete, Op::Put)));
         }
         match self.store.commit(txn).await {
-            Ok(committed) => Ok(committed.first),
+            Ok(committed) => {
+                if write.resource.strategy.changes_rows()
+                    && let Err(error) = self.refresh_custom().await
+                {
+                    tracing::error!(%error, "the rows of custom resources are not those that are defined");
+                }
+                Ok(committed.first)
+            }
             Err(CommitError::Conflict { key, current }) if key == own => Err(Refused::Own(current)),
             Err(CommitError::Conflict { key, .. }) => {
                 Err(finalize::refusal(&key, write.resource, write.key)

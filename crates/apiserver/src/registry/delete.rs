@@ -87,13 +87,14 @@ impl Registry {
         check_policy(options)?;
         for _ in 0..RETRIES {
             let existing = self.stored(resource, key).await?.ok_or_else(|| call.not_found())?;
-            let old = negotiate::read(resource, &existing)?;
+            let mut old = negotiate::read(resource, &existing)?;
             check_preconditions(call, options, &old)?;
             let admission = AdmissionContext { registry: self, call, operation: Operation::Delete };
             self.admission.validate(&admission, None, Some(&old)).await?;
             let context = self.write_context(call);
             let decision = resource.strategy.before_delete(&context, &old, options)?;
             let mut extension = Extension::default();
+            resource.strategy.prepare_for_delete(&mut old, call.now);
             let step = step(&old, options, decision, call.now);
             let value = match step {
                 Step::Nothing => return Ok(Deleted::Marked(existing)),

@@ -99,7 +99,7 @@ pub(crate) fn begin(resource: &Resource, object: &mut Object, now: jiff::Timesta
 
 /// Kinds with a spec count its changes.
 pub(crate) fn has_generation(resource: &Resource) -> bool {
-    resource.table.get(resource.schema).field("spec").is_some()
+    resource.strategy.counts_every_change() || resource.table.get(resource.schema).field("spec").is_some()
 }
 
 /// Takes over from the old object what no update changes.

@@ -32,7 +32,8 @@ use store::Store;
 use crate::admission::Admission;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
-use crate::resource::{PrivateEntry, Reader, Resource, ResourceSet, Subresource, UserInfo, WriteContext};
+use crate::custom::Catalog;
+use crate::resource::{PrivateEntry, Reader, Resource, Subresource, UserInfo, WriteContext};
 use crate::url::method_not_allowed;
 use crate::watch_cache::{ResourceCache, WatchCaches};
 use negotiate::{Form, Versioned};
@@ -40,7 +41,7 @@ use negotiate::{Form, Versioned};
 /// Objects in the store, and everything a write needs to consult.
 pub(crate) struct Registry {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) resources: Arc<ResourceSet>,
+    pub(crate) resources: Arc<Catalog>,
     pub(crate) caches: Arc<WatchCaches>,
     pub(crate) rbac: Arc<Rbac>,
     pub(crate) tokens: Arc<ServiceAccountTokens>,
@@ -97,7 +98,7 @@ pub(crate) fn is_connect(resource: &Resource, subresource: Option<&str>) -> bool
 
 impl Registry {
     /// The row that a target names.
-    pub(crate) fn row(&self, target: &Target) -> Result<&Arc<Resource>, Status> {
+    pub(crate) fn row(&self, target: &Target) -> Result<Arc<Resource>, Status> {
         let not_found = || Status {
             message: "the server could not find the requested resource".into(),
             ..Status::not_found("", "", "")
@@ -110,7 +111,7 @@ impl Registry {
 
     /// Performs a request on a resource. The caller is known and allowed to.
     pub(crate) async fn handle(&self, user: &UserInfo, request: &ApiRequest) -> Result<ApiResponse, Status> {
-        let resource = self.row(&request.target)?;
+        let resource = &self.row(&request.target)?;
         let Target::Resource { namespace, name, subresource, .. } = &request.target else {
             return Err(Status::internal("a path came where a resource was expected"));
         };
@@ -209,9 +210,9 @@ impl Registry {
     }
 
     /// The row under which a row's objects are stored.
-    pub(crate) fn stored_row<'a>(&'a self, resource: &'a Arc<Resource>) -> &'a Arc<Resource> {
+    pub(crate) fn stored_row(&self, resource: &Arc<Resource>) -> Arc<Resource> {
         let stored = resource.stored_as.as_ref().and_then(|gvr| self.resources.get(gvr));
-        stored.unwrap_or(resource)
+        stored.unwrap_or_else(|| Arc::clone(resource))
     }
 
     /// The watch cache that feeds watches of a row.
@@ -220,7 +221,7 @@ impl Registry {
         resource: &Arc<Resource>,
         since: Option<u64>,
     ) -> Result<Arc<ResourceCache>, Status> {
-        self.caches.of(self.stored_row(resource), since).await
+        self.caches.of(&self.stored_row(resource), since).await
     }
 
     /// The surroundings of a write, for strategies.
@@ -272,8 +273,8 @@ impl Reader for Registry {
     ) -> BoxFuture<'a, Result<Option<Object>, Status>> {
         Box::pin(async move {
             let Some(resource) = self.resources.get(gvr) else { return Ok(None) };
-            let stored = self.stored(resource, key).await?;
-            stored.map(|stored| negotiate::read(resource, &stored)).transpose()
+            let stored = self.stored(&resource, key).await?;
+            stored.map(|stored| negotiate::read(&resource, &stored)).transpose()
         })
     }
 
@@ -284,13 +285,13 @@ impl Reader for Registry {
     ) -> BoxFuture<'a, Result<Vec<Object>, Status>> {
         Box::pin(async move {
             let Some(resource) = self.resources.get(gvr) else { return Ok(Vec::new()) };
-            let prefix = list::prefix(resource, namespace.unwrap_or_default());
+            let prefix = list::prefix(&resource, namespace.unwrap_or_default());
             let page = self.store.range(&prefix, None, None, None).await.map_err(store_error)?;
             let versioned = page
                 .entries
                 .into_iter()
                 .map(|entry| Versioned { value: entry.value, revision: entry.mod_revision });
-            versioned.map(|stored| negotiate::read(resource, &stored)).collect()
+            versioned.map(|stored| negotiate::read(&resource, &stored)).collect()
         })
     }
 

@@ -9,6 +9,7 @@
 //!   check  names  selectors  required                    the words that rules are written with
 //! ```
 
+mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 
 use api::SchemaTable;
 
+pub(crate) use self::apiextensions::{CLEANUP, custom_resource_definitions, is_established};
 use self::row::Row;
 use crate::resource::Resource;
 
@@ -54,6 +56,7 @@ fn groups() -> Vec<(&'static str, &'static str, Vec<Row>)> {
         ("events.k8s.io", "v1", events::rows()),
         ("authentication.k8s.io", "v1", reviews::authentication()),
         ("authorization.k8s.io", "v1", reviews::authorization()),
+        ("apiextensions.k8s.io", "v1", apiextensions::rows()),
         ("apps", "v1", apps::rows()),
         ("autoscaling", "v2", autoscaling::rows()),
         ("batch", "v1", batch::rows()),

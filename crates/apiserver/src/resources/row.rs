@@ -27,7 +27,7 @@ pub(crate) fn col(name: &str, type_: &str, description: &str, value: Cell) -> Co
         format: String::new(),
         description: description.to_owned(),
         priority: 0,
-        value,
+        value: Arc::new(value),
     }
 }
 
@@ -106,6 +106,11 @@ impl Row {
         self
     }
 
+    pub(crate) fn categories(mut self, names: &'static [&'static str]) -> Self {
+        self.categories = names;
+        self
+    }
+
     pub(crate) fn cluster(mut self) -> Self {
         self.namespaced = false;
         self
@@ -131,7 +136,7 @@ impl Row {
     /// Another value for the first column.
     pub(crate) fn first_column(&mut self, value: Cell) {
         if let Some(first) = self.columns.first_mut() {
-            first.value = value;
+            first.value = Arc::new(value);
         }
     }
 
@@ -302,6 +307,26 @@ impl Strategy for Checked {
 
     fn keeps_status_on_create(&self) -> bool {
         self.inner.keeps_status_on_create()
+    }
+
+    fn prepare_for_delete(&self, object: &mut Object, now: Timestamp) {
+        self.inner.prepare_for_delete(object, now);
+    }
+
+    fn changes_rows(&self) -> bool {
+        self.inner.changes_rows()
+    }
+
+    fn merges_strategically(&self) -> bool {
+        self.inner.merges_strategically()
+    }
+
+    fn counts_every_change(&self) -> bool {
+        self.inner.counts_every_change()
+    }
+
+    fn open_api(&self) -> Option<&str> {
+        self.inner.open_api()
     }
 
     fn to_stored(&self, object: &mut Object) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests: a failure here is a failed test
 
 mod common;
+mod custom;
 mod deletion;
 mod identity;
 mod joining;
