@@ -27,7 +27,7 @@ use crate::pipeline::{self, Incoming, Outcome};
 use crate::registry::codec;
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
-use crate::{url, websocket};
+use crate::{proxy, url, websocket};
 
 /// Largest request body, as upstream.
 const BODY_LIMIT: usize = 3 << 20;
@@ -117,6 +117,9 @@ async fn respond(
     mut request: Request<RequestBody>,
     stop: watch::Receiver<bool>,
 ) -> Response<ResponseBytes> {
+    if let Some(wanted) = proxy::Wanted::of(request.uri().path()) {
+        return proxied(server, peer, wanted, request, stop).await;
+    }
     let socket = WebSocketOffer::of(&mut request);
     let result = async {
         let user = authenticate(server, peer, request.headers()).await?;
@@ -131,6 +134,31 @@ async fn respond(
             Some(offer) => offer.accept(session),
             None => failure(&Status::bad_request("Upgrade request required")),
         },
+        Err(status) => failure(&status),
+    }
+}
+
+/// One request that goes on to a pod; its body is not read here.
+async fn proxied(
+    server: &ApiServer,
+    peer: Option<UserInfo>,
+    wanted: proxy::Wanted,
+    request: Request<RequestBody>,
+    mut stop: watch::Receiver<bool>,
+) -> Response<ResponseBytes> {
+    let result = async {
+        let user = authenticate(server, peer, request.headers()).await?;
+        let impersonate = impersonated(request.headers())?;
+        proxy::forward(server, &user, impersonate, wanted, request).await
+    };
+    let stopped = async move {
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+    match result.await {
+        Ok(response) => response.map(|body| {
+            let frames = body.take_until(stopped).map(|piece| piece.map(Frame::data));
+            UnsyncBoxBody::new(StreamBody::new(frames))
+        }),
         Err(status) => failure(&status),
     }
 }

@@ -24,6 +24,7 @@ mod http;
 pub mod openapi;
 mod pipeline;
 pub mod printing;
+mod proxy;
 mod registry;
 pub mod resource;
 pub mod resources;

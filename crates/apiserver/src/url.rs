@@ -105,7 +105,7 @@ fn parse_query(query: &str) -> Result<Vec<(String, String)>, Status> {
         .collect()
 }
 
-fn percent_decode(text: &str) -> Result<String, Status> {
+pub(crate) fn percent_decode(text: &str) -> Result<String, Status> {
     if !text.contains('%') {
         return Ok(text.to_owned());
     }

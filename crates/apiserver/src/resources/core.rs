@@ -18,6 +18,7 @@ use crate::printing::cells;
 use crate::resource::Durability;
 
 const GET_CREATE: &[Verb] = &[Verb::Create, Verb::Get];
+const ANY_METHOD: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
 const NO_DELETE_COLLECTION: &[Verb] =
     &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
@@ -42,6 +43,7 @@ fn pods() -> Row {
         .create("eviction", "policy", "v1", "Eviction")
         .connect("exec", "PodExecOptions", GET_CREATE)
         .connect("log", "", &[Verb::Get])
+        .connect("proxy", "PodProxyOptions", ANY_METHOD)
         .status()
         .strategy(pod::PodStrategy)
         .columns(columns::pod_before_age(), columns::pod_after_age())
@@ -164,6 +166,7 @@ pub(super) fn rows() -> Vec<Row> {
             .in_all()
             .named(names::dns_1035_label)
             .fields(&["spec.clusterIP", "spec.type"])
+            .connect("proxy", "ServiceProxyOptions", ANY_METHOD)
             .status()
             .strategy(service::ServiceStrategy)
             .columns(columns::service(), columns::service_after_age()),

@@ -10,6 +10,7 @@ mod joining;
 mod lists;
 mod patches;
 mod pods;
+mod proxy;
 mod rbac;
 mod verbs;
 mod watches;

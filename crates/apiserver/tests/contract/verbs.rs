@@ -66,6 +66,27 @@ fn sample(kind: &str) -> Value {
         "Lease" => json!({"spec": {"holderIdentity": "me", "leaseDurationSeconds": 5}}),
         "RuntimeClass" => json!({"handler": "podium"}),
         "CustomResourceDefinition" => crate::custom::definition(),
+        "ClusterTrustBundle" => {
+            let issued = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+            json!({"spec": {"trustBundle": issued.cert.pem()}})
+        }
+        "PodCertificateRequest" => {
+            json!({"spec": {"signerName": "example.com/x", "podName": "p", "podUID": "1",
+            "serviceAccountName": "default", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3",
+            "stubPKCS10Request": "AA=="}})
+        }
+        "FlowSchema" => json!({"spec": {"priorityLevelConfiguration": {"name": "x"}}}),
+        "PriorityLevelConfiguration" => {
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}})
+        }
+        "DeviceTaintRule" => json!({"spec": {"taint": {"key": "example.com/x", "effect": "NoSchedule"}}}),
+        "ResourceClaim" => json!({"spec": {}}),
+        "ResourceClaimTemplate" => json!({"spec": {"spec": {}}}),
+        "ResourceSlice" => json!({"spec": {"driver": "example.com", "nodeName": "n",
+            "pool": {"name": "x", "generation": 1, "resourceSliceCount": 1}}}),
+        "StorageVersionMigration" => {
+            json!({"spec": {"resource": {"group": "apps", "resource": "deployments"}}})
+        }
         "Event" => json!({"reason": "Test", "message": "text", "type": "Normal",
             "involvedObject": {"kind": "Pod", "namespace": "default", "name": "x"}}),
         _ => json!({}),

@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::common::{Fixture, Pki, at, configmap};
 
-struct Wire {
-    f: Fixture,
+pub(crate) struct Wire {
+    pub(crate) f: Fixture,
     address: std::net::SocketAddr,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
@@ -56,7 +56,7 @@ fn server_tls(pki: &Pki) -> Arc<rustls::ServerConfig> {
 }
 
 impl Wire {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let f = Fixture::new().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -65,7 +65,11 @@ impl Wire {
         Self { f, address, stop, serving }
     }
 
-    async fn connect(&self, alpn: &str, identity: Option<(&str, &[&str])>) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(
+        &self,
+        alpn: &str,
+        identity: Option<(&str, &[&str])>,
+    ) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.f.pki.ca.der().clone()).unwrap();
         let builder =
@@ -89,7 +93,7 @@ impl Wire {
     }
 
     /// One request on a connection of its own.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         alpn: &str,
         identity: Option<(&str, &[&str])>,
@@ -109,9 +113,9 @@ impl Wire {
     }
 }
 
-const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
+pub(crate) const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
 
-fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let uri = format!("https://localhost{path}");
     Request::builder()
         .method(method)
@@ -121,7 +125,7 @@ fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Byt
         .unwrap()
 }
 
-async fn body(response: Response<Incoming>) -> Value {
+pub(crate) async fn body(response: Response<Incoming>) -> Value {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     serde_json::from_slice(&bytes).unwrap()
 }

@@ -1,0 +1,317 @@
+//! `pods/proxy` and `services/proxy`: requests that go on to a server inside the cluster, and its answers.
+//!
+//! ```text
+//!   /api/v1/namespaces/{ns}/pods|services/[{scheme}:]{name}[:{port}]/proxy[/{path}][?{query}]
+//!      ──▶ authorize ──▶ locate (pod IP, or a ready endpoint of the Service) ──▶ dial ──▶ stream both ways
+//! ```
+//!
+//! The API server dials pods itself. Redirects are handed to the client; links in HTML that start at the root are
+//! written anew so that they lead through the proxy. Certificates of pods are not checked: nobody vouches for them.
+
+mod html;
+mod locate;
+mod tls;
+
+use std::io;
+use std::time::Duration;
+
+use api::stream::ByteStream;
+use api::{GroupVersionResource, ObjectKey, Status};
+use futures_util::{Stream, StreamExt as _};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use self::locate::Destination;
+use crate::authz::Attributes;
+use crate::pipeline;
+use crate::resource::{Reader, UserInfo};
+use crate::server::ApiServer;
+use crate::url;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What concerns one connection alone and is not passed on, and what says who the client is.
+const NOT_PASSED_ON: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::HOST,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// A request for a proxy subresource, as its path says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// `pods` or `services`
+    resource: String,
+    namespace: String,
+    /// With scheme and port: `https:web:443`
+    name: String,
+    /// Everything before `path`, as it was sent.
+    prefix: String,
+    /// From the slash after `proxy` on, as it was sent; "" without one.
+    path: String,
+}
+
+impl Wanted {
+    /// Reads a path; `None` when it is about something else.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.splitn(9, '/').collect();
+        let ["", "api", "v1", "namespaces", namespace, resource, name, "proxy", ..] = parts[..] else {
+            return None;
+        };
+        if !matches!(resource, "pods" | "services") {
+            return None;
+        }
+        let rest = parts.get(8).map(|rest| format!("/{rest}")).unwrap_or_default();
+        Some(Self {
+            resource: resource.to_owned(),
+            namespace: url::percent_decode(namespace).ok()?,
+            name: url::percent_decode(name).ok()?,
+            prefix: path[..path.len() - rest.len()].to_owned(),
+            path: rest,
+        })
+    }
+}
+
+/// Authorizes a request and passes it on.
+///
+/// # Errors
+/// The refusal, `NotFound` for a missing object, `ServiceUnavailable` when nobody answers there.
+pub(crate) async fn forward(
+    server: &ApiServer,
+    caller: &UserInfo,
+    impersonate: Option<UserInfo>,
+    wanted: Wanted,
+    request: Request<Incoming>,
+) -> Result<Response<ByteStream>, Status> {
+    authorize(server, caller, impersonate, &wanted, request.method()).await?;
+    let destination = locate(server, &wanted).await?;
+    if wanted.path.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(to_root(&wanted, request.uri().query()));
+    }
+    let request = rewritten(&wanted, request)?;
+    let response = send(&destination, request)
+        .await
+        .map_err(|error| Status::unavailable(&format!("error trying to reach service: {error}")))?;
+    Ok(answer(&wanted, response))
+}
+
+async fn authorize(
+    server: &ApiServer,
+    caller: &UserInfo,
+    impersonate: Option<UserInfo>,
+    wanted: &Wanted,
+    method: &Method,
+) -> Result<(), Status> {
+    let acting = match impersonate {
+        None => caller.clone(),
+        Some(other) => pipeline::authorize_impersonation(server, caller, other).await?,
+    };
+    let verb = match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        // Only rules for every verb allow the others.
+        _ => "",
+    };
+    let attributes = Attributes {
+        verb,
+        resource: &wanted.resource,
+        subresource: "proxy",
+        namespace: &wanted.namespace,
+        name: &wanted.name,
+        ..Attributes::default()
+    };
+    pipeline::check(server, &acting, &attributes).await
+}
+
+async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Destination, Status> {
+    let target = locate::Target::parse(&wanted.name).ok_or_else(|| {
+        Status::bad_request(format!("invalid {} request {:?}", wanted.resource, wanted.name))
+    })?;
+    let reader: &dyn Reader = &server.registry;
+    let gvr = GroupVersionResource::new("", "v1", &wanted.resource);
+    let object = reader.get(&gvr, &ObjectKey::new(&*wanted.namespace, target.name)).await?;
+    let object = object.ok_or_else(|| Status::not_found("", &wanted.resource, target.name))?;
+    if wanted.resource == "pods" {
+        return locate::pod(&object, &target);
+    }
+    let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
+    let slices = reader.list(&slices, Some(&wanted.namespace)).await?;
+    locate::service(&object, &slices, &target)
+}
+
+/// Relative links of a page only work below a path that ends with a slash.
+fn to_root(wanted: &Wanted, query: Option<&str>) -> Response<ByteStream> {
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let mut response = Response::new(Box::pin(futures_util::stream::empty()) as ByteStream);
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", wanted.prefix)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// The request as the pod gets it.
+fn rewritten(wanted: &Wanted, request: Request<Incoming>) -> Result<Request<Incoming>, Status> {
+    let (mut head, body) = request.into_parts();
+    let host = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let host = host.or_else(|| head.headers.get(header::HOST)?.to_str().ok().map(str::to_owned));
+    let mut target = if wanted.path.is_empty() { "/".to_owned() } else { wanted.path.clone() };
+    if let Some(query) = head.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    head.uri = target.parse().map_err(|_| Status::bad_request("malformed path"))?;
+    head.version = http::Version::HTTP_11;
+    head.extensions.clear();
+    strip(&mut head.headers);
+    let impersonation: Vec<HeaderName> =
+        head.headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in impersonation {
+        head.headers.remove(name);
+    }
+    let forwarded = [
+        (header::HOST, host.clone().unwrap_or_default()),
+        (HeaderName::from_static("x-forwarded-host"), host.unwrap_or_default()),
+        (HeaderName::from_static("x-forwarded-proto"), "https".to_owned()),
+        (HeaderName::from_static("x-forwarded-uri"), format!("{}{}", wanted.prefix, wanted.path)),
+    ];
+    for (name, value) in forwarded {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            head.headers.insert(name, value);
+        }
+    }
+    Ok(Request::from_parts(head, body))
+}
+
+/// Removes the headers of one connection, also those that `Connection` names.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&NOT_PASSED_ON) {
+        headers.remove(name);
+    }
+}
+
+async fn send(destination: &Destination, request: Request<Incoming>) -> io::Result<Response<Incoming>> {
+    let dial = async {
+        let socket = TcpStream::connect(destination.address).await?;
+        socket.set_nodelay(true)?;
+        if destination.tls {
+            let stream = tls::connect(socket, destination.address.ip()).await?;
+            connection(TokioIo::new(stream)).await
+        } else {
+            connection(TokioIo::new(socket)).await
+        }
+    };
+    let mut sender = tokio::time::timeout(DIAL_TIMEOUT, dial)
+        .await
+        .map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("dial {}: timeout", destination.address))
+        })?
+        .map_err(|error| io::Error::new(error.kind(), format!("dial {}: {error}", destination.address)))?;
+    sender.send_request(request).await.map_err(io::Error::other)
+}
+
+/// Starts HTTP/1.1 on a stream; the connection lives until its one answer has been read or dropped.
+async fn connection<S>(stream: S) -> io::Result<http1::SendRequest<Incoming>>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a proxied connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// The answer as the client gets it.
+fn answer(wanted: &Wanted, response: Response<Incoming>) -> Response<ByteStream> {
+    let (mut head, body) = response.into_parts();
+    head.version = http::Version::default();
+    head.extensions.clear();
+    strip(&mut head.headers);
+    let pieces = body.into_data_stream().map(|piece| piece.map_err(io::Error::other));
+    let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let plain = matches!(text(header::CONTENT_ENCODING), "" | "identity");
+    let body: ByteStream = if plain && text(header::CONTENT_TYPE).starts_with("text/html") {
+        head.headers.remove(header::CONTENT_LENGTH);
+        Box::pin(relinked(pieces, html::Relinker::new(&wanted.prefix)))
+    } else {
+        Box::pin(pieces)
+    };
+    Response::from_parts(head, body)
+}
+
+fn relinked(
+    pieces: impl Stream<Item = io::Result<bytes::Bytes>> + Send,
+    relinker: html::Relinker,
+) -> impl Stream<Item = io::Result<bytes::Bytes>> + Send {
+    let ended = futures_util::stream::once(async { None });
+    pieces.map(Some).chain(ended).scan(relinker, |relinker, piece| {
+        let out = match piece {
+            Some(Ok(bytes)) => Ok(relinker.push(&bytes)),
+            Some(Err(error)) => Err(error),
+            None => Ok(relinker.finish()),
+        };
+        futures_util::future::ready(Some(out))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_they_were_sent() {
+        let wanted = Wanted::of("/api/v1/namespaces/a/pods/https%3Aweb:8443/proxy/x%2Fy//z/").unwrap();
+        assert_eq!((wanted.name.as_str(), wanted.path.as_str()), ("https:web:8443", "/x%2Fy//z/"));
+        assert_eq!(wanted.prefix, "/api/v1/namespaces/a/pods/https%3Aweb:8443/proxy");
+        assert_eq!(Wanted::of("/api/v1/namespaces/a/services/web/proxy").unwrap().path, "");
+        assert_eq!(Wanted::of("/api/v1/namespaces/a/services/web/proxy/").unwrap().path, "/");
+        for other in [
+            "/api/v1/namespaces/a/pods/web/log",
+            "/api/v1/namespaces/a/configmaps/web/proxy/x",
+            "/api/v1/namespaces/a/pods/web",
+        ] {
+            assert_eq!(Wanted::of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_connection_stay_there() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("authorization", "Bearer secret"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "*/*"),
+        ] {
+            headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
+        }
+        strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+}
