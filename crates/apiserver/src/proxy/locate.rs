@@ -82,7 +82,7 @@ pub(super) fn service(
             return Ok(Destination { address: SocketAddr::new(address, port), tls: target.tls });
         }
     }
-    Err(Status::unavailable(&format!("no endpoints available for service {:?}", target.name)))
+    Err(Status::unavailable(format!("no endpoints available for service {:?}", target.name)))
 }
 
 /// The name of the Service's port that is meant: slices know names only.

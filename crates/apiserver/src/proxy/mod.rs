@@ -103,7 +103,7 @@ pub(crate) async fn forward(
     let request = rewritten(&wanted, request)?;
     let response = send(&destination, request)
         .await
-        .map_err(|error| Status::unavailable(&format!("error trying to reach service: {error}")))?;
+        .map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
     Ok(answer(&wanted, response))
 }
 

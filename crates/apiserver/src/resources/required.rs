@@ -12,7 +12,9 @@ pub(crate) fn missing(table: &SchemaTable, schema: TypeId, object: &Object) -> V
 }
 
 /// Required texts that may be empty all the same, as (type, field): Kubernetes takes them as they are.
-const MAY_BE_EMPTY: [(&str, &str); 4] = [
+const MAY_BE_EMPTY: [(&str, &str); 5] = [
+    // "" is the core group.
+    ("GroupResource", "group"),
     ("HTTPHeader", "value"),
     ("Sysctl", "value"),
     ("TokenRequest", "audience"),

@@ -85,7 +85,7 @@ fn sample(kind: &str) -> Value {
         "ResourceSlice" => json!({"spec": {"driver": "example.com", "nodeName": "n",
             "pool": {"name": "x", "generation": 1, "resourceSliceCount": 1}}}),
         "StorageVersionMigration" => {
-            json!({"spec": {"resource": {"group": "apps", "resource": "deployments"}}})
+            json!({"spec": {"resource": {"group": "", "resource": "configmaps"}}})
         }
         "Event" => json!({"reason": "Test", "message": "text", "type": "Normal",
             "involvedObject": {"kind": "Pod", "namespace": "default", "name": "x"}}),
