@@ -90,7 +90,7 @@ fn count_objects(view: &View, namespace: &str) -> Used {
     let count = |used: &mut Used, group: &str, resource: &str, number: usize| {
         let amount = Quantity::whole(i64::try_from(number).unwrap_or(i64::MAX));
         let suffix = if group.is_empty() { String::new() } else { format!(".{group}") };
-        used.insert(format!("count/{resource}{suffix}"), amount.clone());
+        used.insert(format!("count/{resource}{suffix}"), amount);
         if group.is_empty() && resource != "pods" {
             used.insert(resource.to_owned(), amount);
         }
@@ -124,7 +124,7 @@ fn count_objects(view: &View, namespace: &str) -> Used {
         let scope = class.map(|class| format!("{class}.storageclass.storage.k8s.io/"));
         for prefix in [Some(String::new()), scope.clone()].into_iter().flatten() {
             if let Some(storage) = &storage {
-                add(&mut used, format!("{prefix}requests.storage"), storage.clone());
+                add(&mut used, format!("{prefix}requests.storage"), *storage);
             }
         }
         if let Some(scope) = scope {
@@ -139,7 +139,7 @@ fn add_pod(used: &mut Used, pod: &Pod) {
     add(used, "pods", Quantity::whole(1));
     for (name, amount) in effective(pod, |container| &container.resources.requests) {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-            add(used, name.clone(), amount.clone());
+            add(used, name.clone(), amount);
         }
         add(used, format!("requests.{name}"), amount);
     }
@@ -171,12 +171,12 @@ fn effective<'p>(pod: &'p Pod, of: impl Fn(&'p Container) -> &'p Resources) -> U
         let is_sidecar = container.restart_policy.as_deref() == Some("Always");
         for (name, amount) in parsed(of(container)) {
             if is_sidecar {
-                add(&mut sidecars, name.clone(), amount.clone());
+                add(&mut sidecars, name.clone(), amount);
                 add(&mut sum, name, amount);
             } else {
                 let beside = sidecars.get(&name).cloned().unwrap_or_else(|| Quantity::whole(0));
                 let all = amount + beside;
-                let most = peak.entry(name).or_insert_with(|| all.clone());
+                let most = peak.entry(name).or_insert_with(|| all);
                 if *most < all {
                     *most = all;
                 }
@@ -184,7 +184,7 @@ fn effective<'p>(pod: &'p Pod, of: impl Fn(&'p Container) -> &'p Resources) -> U
         }
     }
     for (name, amount) in peak {
-        let most = sum.entry(name).or_insert_with(|| amount.clone());
+        let most = sum.entry(name).or_insert_with(|| amount);
         if *most < amount {
             *most = amount;
         }
