@@ -32,6 +32,7 @@ pub(crate) async fn answer(
         "/.well-known/openid-configuration" => Ok(json(&server.registry.tokens.discovery(&advertise))),
         _ => {
             let hash = request.options.extra("hash").unwrap_or_default();
+            server.registry.resources.settle().await;
             let resources = server.resources();
             discovery::document(&resources, trimmed, &request.accept, &advertise)
                 .or_else(|| openapi::document(&resources, trimmed, &request.accept, hash))

@@ -46,7 +46,7 @@ pub(crate) async fn handle(
     if let Target::Path(path) = &request.target {
         return documents::answer(server, path, &request).await.map(Outcome::Response);
     }
-    let resource = server.registry.row(&request.target)?;
+    let resource = server.registry.settled_row(&request.target).await?;
     if registry::is_connect(&resource, subresource(&request)) {
         return connect::open(server, &request, upgrade).await;
     }

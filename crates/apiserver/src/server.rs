@@ -113,7 +113,9 @@ impl ApiServer {
         };
         let server = Arc::new(Self { config, registry, table });
         bootstrap::run(&server).await?;
-        server.registry.refresh_custom().await.map_err(OpenError::Store)?;
+        let mut rows = server.registry.resources.hold().await;
+        server.registry.refresh_custom(&mut rows).await.map_err(OpenError::Store)?;
+        drop(rows);
         tokio::spawn(custom::run_cleanup(Arc::downgrade(&server)));
         Ok(server)
     }

@@ -5,8 +5,8 @@
 //!   definition being deleted ──▶ cleanup: delete its objects ──▶ take away the finalizer
 //! ```
 //!
-//! Invariants: a request works on one snapshot of the table; the rows have changed before the writer of a definition
-//! gets its answer; whoever watches objects of a changed definition has to watch again.
+//! Invariants: a request works on one snapshot of the table; nobody who has seen a definition (its writer, a watcher)
+//! finds rows older than it; whoever watches objects of a changed definition has to watch again.
 
 mod cleanup;
 pub(crate) mod jsonpath;
@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api::{GroupVersionResource, Object, SchemaTable, Status};
 use serde_json::Value;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 pub(crate) use cleanup::run as run_cleanup;
 
@@ -38,7 +38,7 @@ pub(crate) struct Catalog {
 }
 
 /// The rows of one definition and what they were made from.
-struct Made {
+pub(crate) struct Made {
     from: Vec<Value>,
     rows: Vec<Arc<Resource>>,
 }
@@ -55,6 +55,17 @@ impl Catalog {
     /// The rows of this moment.
     pub(crate) fn current(&self) -> Arc<ResourceSet> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the rows from being made anew by others. Whoever commits a definition holds this from before the commit
+    /// until its rows are made.
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, BTreeMap<String, Made>> {
+        self.made.lock().await
+    }
+
+    /// Waits until the rows are those of all definitions that anybody can have seen.
+    pub(crate) async fn settle(&self) {
+        drop(self.made.lock().await);
     }
 
     /// The row of a path.
@@ -74,9 +85,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn refresh_custom(&self) -> Result<(), Status> {
+    pub(crate) async fn refresh_custom(&self, made: &mut BTreeMap<String, Made>) -> Result<(), Status> {
         let catalog = &self.resources;
-        let mut made = catalog.made.lock().await;
         let definitions = Reader::list(self, &custom_resource_definitions(), None).await?;
         let (mut next, mut stale, mut ending) = (BTreeMap::new(), Vec::new(), Vec::new());
         for crd in definitions.iter().filter(|crd| is_established(crd)) {
@@ -95,7 +105,7 @@ impl Registry {
             };
             next.insert(crd.name().to_owned(), made);
         }
-        stale.extend(std::mem::take(&mut *made).into_values());
+        stale.extend(std::mem::take(made).into_values());
         let mut custom: Vec<Arc<Resource>> = next.values().flat_map(|made| made.rows.clone()).collect();
         custom.sort_by_cached_key(|row| (row.gvr.group.clone(), rows::priority(&row.gvr.version)));
         let rows = catalog.builtin.iter().cloned().chain(custom).collect();

@@ -143,7 +143,7 @@ impl Operations<'_> {
                 "group": self.kind.group, "version": self.kind.version, "kind": self.kind.kind,
             },
         });
-        if let Some(body) = body(verb, &own) {
+        if let Some(body) = body(verb, &own, self.row.strategy.merges_strategically()) {
             operation["requestBody"] = body;
         }
         operation
@@ -157,7 +157,7 @@ impl Operations<'_> {
     }
 }
 
-fn body(verb: Verb, own: &Value) -> Option<Value> {
+fn body(verb: Verb, own: &Value, strategic: bool) -> Option<Value> {
     let content = |types: &[&str], schema: &Value| {
         let content: Map<String, Value> =
             types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect();
@@ -172,7 +172,8 @@ fn body(verb: Verb, own: &Value) -> Option<Value> {
                 "application/merge-patch+json",
                 "application/strategic-merge-patch+json",
             ];
-            Some(content(&types, &reference(&meta_name("Patch"))))
+            let types = if strategic { &types[..] } else { &types[..3] };
+            Some(content(types, &reference(&meta_name("Patch"))))
         }
         Verb::Delete | Verb::DeleteCollection => {
             Some(content(&["application/json"], &reference(&meta_name("DeleteOptions"))))

@@ -142,10 +142,14 @@ impl Registry {
         for (key, value) in write.extension.ops {
             txn.ops.push((key, value.map_or(Op::Delete, Op::Put)));
         }
+        let mut rows = match write.resource.strategy.changes_rows() {
+            true => Some(self.resources.hold().await),
+            false => None,
+        };
         match self.store.commit(txn).await {
             Ok(committed) => {
-                if write.resource.strategy.changes_rows()
-                    && let Err(error) = self.refresh_custom().await
+                if let Some(rows) = &mut rows
+                    && let Err(error) = self.refresh_custom(rows).await
                 {
                     tracing::error!(%error, "the rows of custom resources are not those that are defined");
                 }

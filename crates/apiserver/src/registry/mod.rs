@@ -109,6 +109,17 @@ impl Registry {
         }
     }
 
+    /// The row that a target names, also when its definition was committed just now.
+    pub(crate) async fn settled_row(&self, target: &Target) -> Result<Arc<Resource>, Status> {
+        match self.row(target) {
+            Ok(row) => Ok(row),
+            Err(_) => {
+                self.resources.settle().await;
+                self.row(target)
+            }
+        }
+    }
+
     /// Performs a request on a resource. The caller is known and allowed to.
     pub(crate) async fn handle(&self, user: &UserInfo, request: &ApiRequest) -> Result<ApiResponse, Status> {
         let resource = &self.row(&request.target)?;

@@ -82,6 +82,24 @@ async fn a_malformed_definition_is_refused() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sees_a_definition_can_use_it() {
+    let f = Fixture::new().await;
+    for _ in 0..20 {
+        let mut watch = f.watch(&definitions(), RequestOptions::default()).await.unwrap();
+        let at = widgets("v1", "default");
+        let seen = async {
+            assert_eq!(brief(&mut watch).await, "ADDED widgets.example.com");
+            f.list(&at, RequestOptions::default()).await.unwrap();
+        };
+        let definitions = definitions();
+        let (made, ()) = tokio::join!(f.create(&definitions, definition()), seen);
+        made.unwrap();
+        f.delete(&definitions, "widgets.example.com").await.unwrap();
+        gone(&f).await;
+    }
+}
+
 #[tokio::test]
 async fn objects_are_checked_pruned_and_defaulted() {
     let f = established().await;
@@ -202,6 +220,11 @@ async fn documents_follow_the_definitions() {
     let found = f.json(path("/openapi/v3/apis/example.com/v1")).await.unwrap();
     let component = &found["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(component["properties"]["spec"]["properties"]["size"]["minimum"].as_f64(), Some(1.0));
+    let patch = &found["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
+    let types: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
+    let wanted =
+        ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    assert_eq!(types, wanted);
     f.delete(&definitions(), "widgets.example.com").await.unwrap();
     gone(&f).await;
     assert_eq!(f.json(path("/apis/example.com")).await.unwrap_err().code, 404);
