@@ -37,7 +37,7 @@ mod workload;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Controller};
+use client::{Client, Controller, Informer, Scope};
 use tokio::sync::watch;
 
 /// What the controllers must know about the cluster.
@@ -48,11 +48,7 @@ pub struct ControllersConfig {
 }
 
 /// Runs all controllers until `stop` turns true.
-pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Receiver<bool>) {
-    let resources = tokio::select! {
-        resources = discover(&client) => Arc::new(resources),
-        _ = stop.wait_for(|stop| *stop) => return,
-    };
+pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receiver<bool>) {
     let controllers: Vec<Arc<dyn Controller>> = vec![
         Arc::new(deployment::DeploymentController),
         Arc::new(replicaset::ReplicaSetController),
@@ -67,12 +63,67 @@ pub async fn run(client: Client, config: ControllersConfig, mut stop: watch::Rec
         Arc::new(disruption::DisruptionController),
         Arc::new(resource_quota::ResourceQuotaController),
         Arc::new(endpointslice::EndpointSliceController),
-        Arc::new(namespace::NamespaceController { resources: resources.clone() }),
         Arc::new(service_account::ServiceAccountController),
         Arc::new(root_ca::RootCaController { pem: config.root_ca_pem }),
-        Arc::new(garbage_collector::GarbageCollector { resources }),
     ];
-    client::runner::run(client, controllers, stop).await;
+    tokio::join!(
+        client::runner::run(client.clone(), controllers, stop.clone()),
+        run_over_all_kinds(client, stop)
+    );
+}
+
+/// Runs the controllers that range over all kinds; anew whenever a definition of custom resources changes what they are.
+async fn run_over_all_kinds(client: Client, mut stop: watch::Receiver<bool>) {
+    let definitions = Informer::<Definition>::start(&client, Scope::default());
+    let mut changes = definitions.subscribe();
+    let mut kinds = tokio::select! {
+        kinds = discover(&client) => kinds,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    loop {
+        let resources = Arc::new(kinds.clone());
+        let controllers: Vec<Arc<dyn Controller>> = vec![
+            Arc::new(namespace::NamespaceController { resources: resources.clone() }),
+            Arc::new(garbage_collector::GarbageCollector { resources }),
+        ];
+        let (end, ended) = watch::channel(false);
+        let running = client::runner::run(client.clone(), controllers, ended);
+        let changed = async {
+            while changes.recv().await.is_some() {
+                let found = discover(&client).await;
+                if found != kinds {
+                    return Some(found);
+                }
+            }
+            None
+        };
+        let next = async {
+            let next = tokio::select! {
+                next = changed => next,
+                _ = stop.wait_for(|stop| *stop) => None,
+            };
+            end.send_replace(true);
+            next
+        };
+        match tokio::join!(running, next).1 {
+            Some(found) => kinds = found,
+            None => return,
+        }
+    }
+}
+
+/// A CustomResourceDefinition, of which only the existence matters here: what it means is read from discovery.
+#[derive(serde::Deserialize)]
+struct Definition {}
+
+impl client::Kind for Definition {
+    fn gvr() -> api::GroupVersionResource {
+        api::GroupVersionResource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("apiextensions.k8s.io/v1".to_owned(), "CustomResourceDefinition")
+    }
 }
 
 /// Reads discovery, as often as it takes.
