@@ -36,6 +36,10 @@ fn a_second_host_joins() {
         println!("skipped: needs root");
         return;
     }
+    if Command::new("ip").arg("-V").output().is_err() {
+        println!("skipped: needs `ip` (iproute2) to lay a wire between two hosts");
+        return;
+    }
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
