@@ -119,9 +119,9 @@ fn apply(paths: &ScalePaths, scale: &Object, old: &Object) -> Result<Object, Sta
     Ok(new)
 }
 
-/// A LabelSelector, or a plain map of labels, as text.
+/// A LabelSelector, a plain map of labels, or (custom resources) text already, as text.
 fn selector_text(selector: &Value) -> String {
-    let Some(map) = selector.as_object() else { return String::new() };
+    let Some(map) = selector.as_object() else { return selector.as_str().unwrap_or_default().to_owned() };
     let structured = map.contains_key("matchLabels") || map.contains_key("matchExpressions");
     let labels = if structured { selector.get("matchLabels").and_then(Value::as_object) } else { Some(map) };
     let mut terms: Vec<String> = labels

@@ -26,7 +26,7 @@ fn schema(extra: Value) -> Value {
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     json!({"openAPIV3Schema": {"type": "object", "description": "A thing.", "properties": {
         "spec": {"type": "object", "required": ["size"], "properties": spec},
-        "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}}})
+        "status": {"type": "object", "properties": {"replicas": {"type": "integer"}, "selector": {"type": "string"}}}}}})
 }
 
 /// A definition of widgets.
@@ -38,7 +38,8 @@ pub(crate) fn definition() -> Value {
             "versions": [
                 {"name": "v1", "served": true, "storage": true, "schema": schema(json!({})),
                     "subresources": {"status": {},
-                        "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.replicas"}},
+                        "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.replicas",
+                            "labelSelectorPath": ".status.selector"}},
                     "selectableFields": [{"jsonPath": ".spec.mode"}],
                     "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]},
                 {"name": "v1beta1", "served": true, "storage": false, "schema": schema(json!({}))}]}})
@@ -169,12 +170,13 @@ async fn status_and_scale_are_apart() {
     object["status"] = json!({"replicas": 9});
     let mut made = f.create(&at, object).await.unwrap();
     assert_eq!(made["status"], Value::Null);
-    made["status"] = json!({"replicas": 4});
+    made["status"] = json!({"replicas": 4, "selector": "app=web"});
     made["spec"]["size"] = 100.into();
     let made = f.update_status(&at, "a", &made).await.unwrap();
     assert_eq!((&made["status"]["replicas"], &made["spec"]["size"]), (&json!(4), &json!(2)));
     let scale = f.json(at.request(Verb::Get, Some("a"), Some("scale"))).await.unwrap();
     assert_eq!((&scale["spec"]["replicas"], &scale["status"]["replicas"]), (&json!(2), &json!(4)));
+    assert_eq!(scale["status"]["selector"], "app=web");
     let mut wish = patch_request(&at, "a", PatchType::Merge, &json!({"spec": {"replicas": 8}}));
     wish.target = at.request(Verb::Patch, Some("a"), Some("scale")).target;
     f.json(wish).await.unwrap();
