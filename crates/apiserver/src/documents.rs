@@ -74,7 +74,8 @@ fn paths(server: &ApiServer) -> Value {
             paths.push(format!("/apis/{group}/{version}"));
         }
     }
-    for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+    for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+    {
         paths.push(path.to_owned());
     }
     paths.sort();

@@ -128,7 +128,8 @@ impl Registry {
     /// Commits one object with its extension; gives the object's revision.
     pub(crate) async fn commit(&self, write: Write<'_>) -> Result<u64, Refused> {
         let own = write.resource.store_key(write.key);
-        let mut txn = Txn { relaxed: write.resource.durability.is_relaxed(&write.key.namespace), ..Txn::default() };
+        let mut txn =
+            Txn { relaxed: write.resource.durability.is_relaxed(&write.key.namespace), ..Txn::default() };
         txn.conditions.push((own.clone(), write.condition));
         txn.ops.push((own.clone(), write.value.clone().map_or(Op::Delete, Op::Put)));
         for (key, expect) in write.extension.conditions {

@@ -51,7 +51,13 @@ impl Registry {
                 name: Some(name.clone()),
                 subresource: Some("binding".to_owned()),
             };
-            let inner = Call { request: &pods, resource: &resource, name: &name, subresource: Some("binding"), ..*call };
+            let inner = Call {
+                request: &pods,
+                resource: &resource,
+                name: &name,
+                subresource: Some("binding"),
+                ..*call
+            };
             return self.bind(&inner, &object).await;
         }
         let status = reviews::answer(self, call, &object).await?;
