@@ -56,7 +56,8 @@ impl Ledger {
             let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
             let seconds = line["seconds"].as_u64().unwrap_or_default();
             let state = State::parse(&word("state"));
-            let outcome = Outcome { test: word("test"), state, seconds, cause: word("cause") };
+            let outcome =
+                Outcome { test: word("test"), state, seconds, cause: word("cause"), log: PathBuf::new() };
             history.entry(outcome.test.clone()).or_default().push(outcome);
         }
         Ok(history)
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     fn outcome(test: &str, state: State) -> Outcome {
-        Outcome { test: test.into(), state, seconds: 1, cause: String::new() }
+        Outcome { test: test.into(), state, seconds: 1, cause: String::new(), log: PathBuf::new() }
     }
 
     #[test]

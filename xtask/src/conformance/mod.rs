@@ -8,6 +8,8 @@
 //! ledger   ──▶ results per commit; known-green.txt and RESULTS.md
 //! ```
 //!
+//! Several runs may go on at a time: each has a [`slot::Slot`] of its own.
+//!
 //! Needs root, Go, and Debian's apt-get and dpkg-deb for the tools in the images.
 
 mod archive;
@@ -15,6 +17,7 @@ mod cluster;
 mod images;
 mod ledger;
 mod programs;
+mod slot;
 mod suite;
 
 use std::collections::BTreeMap;
@@ -27,10 +30,30 @@ use anyhow::{Context as _, Result, bail};
 use cluster::Cluster;
 use ledger::{Ledger, area};
 use programs::Cache;
+use slot::Slot;
 use suite::{Limits, State};
 
-const USAGE: &str = "usage: cargo xtask conformance [--area sig-node] [--focus REGEX] [--skip REGEX] [--list] [--parallel N] [--budget 60m] \
-[--test-timeout 10m] [--repeat N] [--resume] [--confirm] [--verify-ledger] [--build-only]";
+const USAGE: &str = "usage: cargo xtask conformance [FLAGS]
+
+which tests (default: all)
+  --area sig-node      one area
+  --focus REGEX        names that match
+  --skip REGEX         names that don't match
+  --resume             only what has no result on this commit yet
+  --confirm            only what passed last on this commit and isn't known green yet
+  --verify-ledger      only what is known green; it must all pass
+how
+  --parallel N         tests at a time (default 1); [Serial] ones run alone at the end
+  --repeat N           each test N times (default 1)
+  --test-timeout 10m   per test (default 10m)
+  --budget 60m         begin no test after that time
+  --binary PATH        use this podium instead of building one; results are kept apart
+instead of a run
+  --list               print the tests' names
+  --build-only         build the suite and the images
+
+Several runs may go on at a time. Only results of podium built from unchanged sources of a commit get into
+known-green.txt and RESULTS.md.";
 
 #[derive(Default)]
 struct Options {
@@ -47,6 +70,16 @@ struct Options {
     confirm: bool,
     verify: bool,
     build_only: bool,
+    /// A podium that is built already.
+    binary: Option<PathBuf>,
+    help: bool,
+}
+
+/// What is tested, and under which name its results are kept.
+struct Subject {
+    label: String,
+    /// Whether it is a commit, of which results may be published.
+    commit: bool,
 }
 
 /// Runs the sub-command.
@@ -55,38 +88,49 @@ struct Options {
 /// When something can't be built or started, or a test that must be green is not.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let options = parse(arguments)?;
+    if options.help {
+        println!("{USAGE}");
+        return Ok(());
+    }
     let module = root.join("tests/conformance");
     let cache = Cache::open(&module)?;
-    cache.build(&module)?;
-    let all = suite::tests(&cache)?;
-    let commit = commit(root)?;
-    let ledger = Ledger::open(&cache.dir, &module, &commit)?;
-    let chosen = choose(&all, &options, &ledger)?;
+    let (all, archives) = {
+        // one at a time builds, the others find it built
+        let _lock = slot::lock(&cache.dir.join("build.lock"))?;
+        cache.build(&module)?;
+        let all = suite::tests(&cache)?;
+        (all, if options.list { Vec::new() } else { images::make(&cache)? })
+    };
     if options.list {
+        let subject = Subject { label: commit(root)?.0, commit: true };
+        let chosen = choose(&all, &options, &Ledger::open(&cache.dir, &module, &subject.label)?)?;
         chosen.iter().for_each(|test| println!("{test}"));
         println!("{} tests of {}", chosen.len(), cache.version);
         return Ok(());
     }
-    let archives = images::make(&cache)?;
     if options.build_only {
         return Ok(());
     }
     let begun = Instant::now();
-    let binary = build_podium(root, &cache)?;
-    let folder = cache.dir.join("cluster");
+    let slot = Slot::take(&cache.dir)?;
+    let (binary, subject) = podium(root, &slot, &options)?;
+    let ledger = Ledger::open(&cache.dir, &module, &subject.label)?;
+    let chosen = choose(&all, &options, &ledger)?;
     let limits = Limits {
         parallel: options.parallel,
         test_seconds: options.test_timeout.as_secs(),
         deadline: options.budget.map(|budget| begun + budget),
     };
     println!(
-        "conformance: {} tests of {}, commit {commit}, one node, local stand-in images",
+        "conformance: {} tests of {}, {}, one node, local stand-in images; cluster in {}",
         chosen.len(),
-        cache.version
+        cache.version,
+        subject.label,
+        slot.folder.display()
     );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut cluster = Cluster::start(&binary, &folder, &archives)?;
-    let logs = cache.dir.join("logs").join(&commit);
+    let mut cluster = Cluster::start(&binary, &slot.folder, &archives)?;
+    let logs = cache.dir.join("logs").join(&subject.label);
     let mut ran = Ok(());
     for _ in 0..options.repeat.max(1) {
         ran = suite::run(&cache, &mut cluster, &chosen, &limits, &logs, |outcome| {
@@ -95,6 +139,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
             if !outcome.cause.is_empty() {
                 println!("                 {}", outcome.cause);
             }
+            println!("                 {}", outcome.log.display());
             ledger.add(outcome)
         });
         if ran.is_err() {
@@ -103,8 +148,12 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     drop(cluster);
     let seconds = begun.elapsed().as_secs();
-    let grown = ledger.publish(&all, seconds, &date()?)?;
-    println!("conformance: {counts:?} in {seconds} s; {grown} newly known green; logs in {}", logs.display());
+    print!("conformance: {counts:?} in {seconds} s; logs in {}", logs.display());
+    if subject.commit {
+        println!("; {} newly known green", ledger.publish(&all, seconds, &date()?)?);
+    } else {
+        println!("; not a commit's sources: nothing is published");
+    }
     ran?;
     judge(&ledger, &options, &chosen)
 }
@@ -168,40 +217,49 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--confirm" => options.confirm = true,
             "--verify-ledger" => options.verify = true,
             "--build-only" => options.build_only = true,
+            "--binary" => options.binary = Some(PathBuf::from(value()?)),
+            "--help" | "-h" => options.help = true,
             other => bail!("unknown flag {other}\n{USAGE}"),
         }
     }
     Ok(options)
 }
 
-/// Builds podium and copies it away: a later build doesn't change what runs.
-fn build_podium(root: &Path, cache: &Cache) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    checked(Command::new(cargo).args(["build", "--locked", "-p", "podium"]).current_dir(root))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let binary = cache.program("podium");
-    let built = target.join("debug/podium");
+/// The podium to be tested, copied into the slot: a later build doesn't change what runs.
+fn podium(root: &Path, slot: &Slot, options: &Options) -> Result<(PathBuf, Subject)> {
+    let before = commit(root)?;
+    let built = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build_podium(root)?,
+    };
+    let binary = slot.folder.join("podium");
     let partial = binary.with_extension("partial");
     std::fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
     std::fs::rename(&partial, &binary).with_context(|| format!("cannot keep {}", binary.display()))?;
-    Ok(binary)
+    let (head, changed) = commit(root)?;
+    // sources that changed while they were built belong to no commit
+    if options.binary.is_none() && !changed && before == (head.clone(), false) {
+        return Ok((binary, Subject { label: head, commit: true }));
+    }
+    let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let label = format!("binary-{}", &archive::sha256(&content)[..12]);
+    Ok((binary, Subject { label, commit: false }))
 }
 
-/// The commit, with `-changed` when sources differ from it.
-fn commit(root: &Path) -> Result<String> {
+fn build_podium(root: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    checked(Command::new(cargo).args(["build", "--locked", "-p", "podium"]).current_dir(root))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("debug/podium"))
+}
+
+/// The commit, and whether sources differ from it.
+fn commit(root: &Path) -> Result<(String, bool)> {
     let head = output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root))?;
     let mut status = Command::new("git");
-    status.args([
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        "--",
-        "crates",
-        "Cargo.lock",
-        "Cargo.toml",
-    ]);
+    status.args(["status", "--porcelain", "--", "crates", "Cargo.lock", "Cargo.toml"]);
     let changed = !output(status.current_dir(root))?.is_empty();
-    Ok(if changed { format!("{head}-changed") } else { head })
+    Ok((head, changed))
 }
 
 fn date() -> Result<String> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -49,6 +49,8 @@ pub(super) struct Outcome {
     pub(super) seconds: u64,
     /// One line; empty when it passed.
     pub(super) cause: String,
+    /// What the suite said; empty when it isn't known any more.
+    pub(super) log: PathBuf,
 }
 
 /// How to run.
@@ -145,7 +147,7 @@ fn run_one(cache: &Cache, cluster: &Cluster, test: &str, seconds: u64, logs: &Pa
         Some((_, state, cause)) => (state, cause),
         None => (State::Failed, format!("no result from the suite ({status}): {}", set_up_failure(&log)?)),
     };
-    Ok(Outcome { test: test.to_owned(), state, seconds, cause })
+    Ok(Outcome { test: test.to_owned(), state, seconds, cause, log })
 }
 
 /// Why nothing ran: the suite's set-up says so in its log.

@@ -1,0 +1,71 @@
+//! A place for one run: a folder, held by a lock, so that several runs can go on at a time.
+//!
+//! Runs share the suite and the images. A cluster's folder, and with it its names and control groups, belongs to a
+//! slot; its addresses lie in network namespaces of its own.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// More clusters than this no machine bears.
+const SLOTS: usize = 16;
+
+/// A slot that this process holds until it ends, however it ends.
+pub(super) struct Slot {
+    /// Of the run: the cluster's data, podium's program and its log.
+    pub(super) folder: PathBuf,
+    _lock: File,
+}
+
+impl Slot {
+    /// Takes the first free slot.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(super) fn take(cache: &Path) -> Result<Self> {
+        for number in 1..=SLOTS {
+            let folder = cache.join("clusters").join(number.to_string());
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            if let Some(lock) = try_lock(&folder.join("lock"))? {
+                return Ok(Self { folder, _lock: lock });
+            }
+        }
+        bail!("{SLOTS} runs are going on already")
+    }
+}
+
+/// Waits for a lock; it ends with the file.
+pub(super) fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_runs_never_share_a_slot_and_a_free_one_is_taken_again() {
+        let cache = std::env::temp_dir().join(format!("podium-slots-{}", std::process::id()));
+        let first = Slot::take(&cache).unwrap();
+        let second = Slot::take(&cache).unwrap();
+        assert_ne!(first.folder, second.folder);
+        let free = first.folder.clone();
+        drop(first);
+        assert_eq!(Slot::take(&cache).unwrap().folder, free);
+        fs::remove_dir_all(&cache).unwrap();
+    }
+}
