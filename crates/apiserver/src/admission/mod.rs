@@ -11,6 +11,9 @@ mod rbac_escalation;
 mod runtime_class;
 mod service_account;
 mod trust_bundle;
+mod webhook;
+
+pub(crate) use self::webhook::trust_roots;
 
 use api::{Object, Status};
 use futures_util::future::BoxFuture;

@@ -9,6 +9,7 @@
 //!   check  names  selectors  required                    the words that rules are written with
 //! ```
 
+mod admissionregistration;
 mod apiextensions;
 mod apps;
 mod autoscaling;
@@ -56,6 +57,7 @@ fn groups() -> Vec<(&'static str, &'static str, Vec<Row>)> {
         ("events.k8s.io", "v1", events::rows()),
         ("authentication.k8s.io", "v1", reviews::authentication()),
         ("authorization.k8s.io", "v1", reviews::authorization()),
+        ("admissionregistration.k8s.io", "v1", admissionregistration::rows()),
         ("apiextensions.k8s.io", "v1", apiextensions::rows()),
         ("apps", "v1", apps::rows()),
         ("autoscaling", "v2", autoscaling::rows()),

@@ -1,0 +1,5 @@
+//! Admission webhooks.
+
+mod tls;
+
+pub(crate) use self::tls::trust_roots;
