@@ -15,6 +15,7 @@ use crate::types::{Op, Revision, StoreError};
 pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const LOG_MAGIC: &[u8; 8] = b"podium-L";
 pub(crate) const SNAPSHOT_MAGIC: &[u8; 8] = b"podium-S";
+pub(crate) const BACKUP_MAGIC: &[u8; 8] = b"podium-B";
 pub(crate) const PREAMBLE: usize = 16;
 pub(crate) const FRAME_HEADER: usize = 8;
 /// No frame is larger: a transaction has at most 1.5 MB, a piece of a snapshot one entry more than its target.

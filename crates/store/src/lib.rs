@@ -19,6 +19,7 @@
 //! - After a failed write or sync nothing is acknowledged any more: what the disk holds is then unknown.
 //! - [`core`] decides and does no I/O; the drivers ([`EmbeddedStore`], [`InlineStore`]) perform.
 
+pub mod backup;
 pub mod disk;
 pub mod sim;
 

@@ -4,6 +4,7 @@
 //! under another name, synced, renamed, and only then are the older files removed.
 
 use std::io;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,9 +67,7 @@ impl Job {
         while entries.peek().is_some() {
             frame::put_frame(&mut buffer, |out| {
                 out.push(ENTRIES);
-                while let Some(entry) = entries.next_if(|_| out.len() < CHUNK) {
-                    put_entry(out, entry);
-                }
+                put_chunk(out, &mut entries);
             });
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "the store is closing"));
@@ -83,6 +82,24 @@ impl Job {
         file.append(&buffer)?;
         file.sync()
     }
+}
+
+/// Appends entries until a frame is large enough.
+pub(crate) fn put_chunk<'a>(out: &mut Vec<u8>, entries: &mut Peekable<impl Iterator<Item = &'a Entry>>) {
+    while let Some(entry) = entries.next_if(|_| out.len() < CHUNK) {
+        put_entry(out, entry);
+    }
+}
+
+/// Reads what [`put_chunk`] wrote, to the end.
+pub(crate) fn take_chunk(rest: &mut Reader<'_>, index: &mut Map) -> Option<()> {
+    while !rest.0.is_empty() {
+        let (create_revision, mod_revision) = (rest.u64()?, rest.u64()?);
+        let key = std::str::from_utf8(rest.bytes()?).ok()?.into();
+        let value = Bytes::copy_from_slice(rest.bytes()?);
+        index.insert(Entry { key, value, create_revision, mod_revision });
+    }
+    Some(())
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
@@ -133,15 +150,7 @@ fn parse(payload: &[u8], index: &mut Map) -> Option<Piece> {
     match rest.u8()? {
         HEADER => Some(Piece::Header { number: rest.u64()?, revision: rest.u64()? }),
         END => Some(Piece::End { count: rest.u64()? }),
-        ENTRIES => {
-            while !rest.0.is_empty() {
-                let (create_revision, mod_revision) = (rest.u64()?, rest.u64()?);
-                let key = std::str::from_utf8(rest.bytes()?).ok()?.into();
-                let value = Bytes::copy_from_slice(rest.bytes()?);
-                index.insert(Entry { key, value, create_revision, mod_revision });
-            }
-            Some(Piece::Entries)
-        }
+        ENTRIES => take_chunk(&mut rest, index).map(|()| Piece::Entries),
         _ => None,
     }
 }
