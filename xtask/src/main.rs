@@ -4,6 +4,7 @@
 
 mod conformance;
 mod tidy;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,7 +18,8 @@ fn main() -> ExitCode {
         Some("ci") => ci(),
         Some("tidy") => tidy::run(&root()),
         Some("conformance") => conformance::run(&root(), &arguments[1..]),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy | conformance")),
+        Some("vm") => vm::run(&root(), &arguments[1..]),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy | conformance | vm")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,159 +1,162 @@
-//! A throw-away cluster: each node in network, mount and UTS namespaces of its own.
-//!
-//! One node for now: a second host can't join yet. What is per node is in [`Host`], so that a second one is one more.
+//! A throw-away cluster of two nodes: `podium up` on one machine, `podium agent` on the other, joined with a token.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::checked;
+use super::hosts::Host;
 
-/// A machine of the cluster: the namespaces, and the process that holds them.
-struct Host {
-    name: String,
-    holder: Child,
-}
-
-impl Host {
-    /// A host with a name, a loopback interface and an empty `/run`.
-    fn start(name: &str) -> Result<Self> {
-        // ends with this tool, however that ends
-        let mut unshare = Command::new("setpriv");
-        unshare.args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--uts",
-            "--propagation",
-            "private",
-            "sleep",
-            "infinity",
-        ]);
-        let holder = unshare.stdin(Stdio::null()).spawn().context("cannot run unshare")?;
-        let host = Self { name: name.to_owned(), holder };
-        host.wait_for_namespaces()?;
-        for line in [
-            format!("hostname {name}"),
-            "ip link set lo up".into(),
-            "mount -t tmpfs tmpfs /run".into(),
-            // a default route, as a machine in a network has one: its source address is the node's
-            "ip link add outside type bridge && ip address add 172.30.0.2/24 dev outside && ip link set outside up".into(),
-            "ip route add default via 172.30.0.1".into(),
-        ] {
-            checked(host.command("sh").arg("-c").arg(line))?;
-        }
-        Ok(host)
-    }
-
-    /// Waits until the holder has left this process's namespaces.
-    fn wait_for_namespaces(&self) -> Result<()> {
-        let ours = std::fs::read_link("/proc/self/ns/uts").context("cannot read a namespace")?;
-        let theirs = format!("/proc/{}/exe", self.holder.id());
-        let place = format!("/proc/{}/ns/uts", self.holder.id());
-        for _ in 0..500 {
-            let moved = std::fs::read_link(&place).is_ok_and(|found| found != ours);
-            // unshare has become the sleeper: nothing is left to be set up
-            if moved && std::fs::read_link(&theirs).is_ok_and(|exe| exe.ends_with("sleep")) {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        bail!("no namespaces for {}: root is needed", self.name)
-    }
-
-    /// A program on this host.
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "TERM", "nsenter", "-t"])
-            .arg(self.holder.id().to_string())
-            .args(["-n", "-m", "-u", "--"])
-            .arg(program);
-        command
-    }
-}
+/// Process ids of the podiums that run, for whoever must end them from another thread.
+pub(super) type Running = Arc<Mutex<Vec<u32>>>;
 
 /// A running cluster. Dropped: everything is removed.
 pub(super) struct Cluster {
     binary: PathBuf,
-    data: PathBuf,
+    nodes: Vec<Node>,
+    running: Running,
+    ended: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+struct Node {
     host: Host,
+    data: PathBuf,
     podium: Option<Child>,
 }
 
 impl Cluster {
-    /// Starts a cluster that has the images; `folder` is for its data and its log, made anew.
-    pub(super) fn start(binary: &Path, folder: &Path, images: &[PathBuf]) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let data = folder.join("data");
+    /// Starts a cluster that has the images. `folder` is for its data and its logs; `ended` is told the name of a
+    /// node whose podium ends.
+    pub(super) fn start(
+        binary: &Path,
+        folder: &Path,
+        images: &[PathBuf],
+        running: Running,
+        ended: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let mut cluster =
-            Self { binary: binary.to_owned(), data, host: Host::start("node-1")?, podium: None };
-        if cluster.data.exists() {
-            // left by a run that was killed
-            cluster.down()?;
+            Self { binary: binary.to_owned(), nodes: Vec::new(), running, ended: Arc::new(ended) };
+        for (number, data) in (1..).zip(data_folders(folder)) {
+            cluster.nodes.push(Node { host: Host::start(number, folder)?, data, podium: None });
         }
-        let mut import = cluster.host.command(binary);
-        import.args(["image", "import", "--data-dir"]).arg(&cluster.data).args(images);
-        checked(import.stdout(Stdio::null()))?;
-        let log = std::fs::File::create(folder.join("podium.log")).context("cannot make the log")?;
-        let mut up = cluster.host.command(binary);
-        up.args(["up", "--node-name", &cluster.host.name, "--data-dir"]).arg(&cluster.data);
-        let mut podium = up.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        cluster.nodes[0].host.connect(&cluster.nodes[1].host)?;
+        cluster.import(images)?;
+        let server = format!("https://{}:6443", cluster.nodes[0].host.address);
+        cluster.run(0, folder, &["up"], "cluster ready")?;
+        let token = cluster.token()?;
+        cluster.run(1, folder, &["agent", "--server", &server, "--token", &token], "node node-2 is part")?;
+        Ok(cluster)
+    }
+
+    /// Removes what a run left that was killed.
+    pub(super) fn sweep(binary: &Path, folder: &Path) -> Result<()> {
+        for data in data_folders(folder).iter().filter(|data| data.exists()) {
+            let host = Host::start(1, folder)?;
+            // a podium that was told to end takes its time
+            let attempts = (0..20).map(|_| {
+                let outcome = down(&host, binary, data);
+                outcome.inspect_err(|_| std::thread::sleep(Duration::from_secs(1)))
+            });
+            let last = attempts.reduce(|last, next| if last.is_ok() { last } else { next });
+            last.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Process in the namespaces of the machine with the control plane.
+    pub(super) fn first(&self) -> String {
+        self.nodes[0].host.pid()
+    }
+
+    /// Both nodes at a time.
+    fn import(&self, images: &[PathBuf]) -> Result<()> {
+        std::thread::scope(|scope| {
+            let imports = self.nodes.iter().map(|node| {
+                let mut import = node.host.command(&self.binary);
+                import.args(["image", "import", "--data-dir"]).arg(&node.data).args(images);
+                import.stdin(Stdio::null()).stdout(Stdio::null());
+                scope.spawn(move || checked(&mut import))
+            });
+            let imports: Vec<_> = imports.collect();
+            imports.into_iter().try_for_each(|import| {
+                import.join().unwrap_or_else(|_| Err(anyhow!("importing images panicked")))
+            })
+        })
+    }
+
+    fn token(&self) -> Result<String> {
+        let node = &self.nodes[0];
+        let mut create = node.host.command(&self.binary);
+        let line = super::output(create.args(["token", "create", "--data-dir"]).arg(&node.data))?;
+        line.split_whitespace().last().map(str::to_owned).context("`podium token create` printed no token")
+    }
+
+    /// Starts podium on a node and waits for a line of it.
+    fn run(&mut self, node: usize, folder: &Path, command: &[&str], ready: &str) -> Result<()> {
+        let node = &mut self.nodes[node];
+        let name = node.host.name.clone();
+        let log = folder.join(format!("{name}.log"));
+        let errors = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let mut podium = node.host.command(&self.binary);
+        podium.args(command).args(["--node-name", &name, "--node-ip", &node.host.address, "--data-dir"]);
+        podium.arg(&node.data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut podium = podium.spawn().context("cannot run podium")?;
         let output = podium.stdout.take().context("no output of podium")?;
-        cluster.podium = Some(podium);
+        self.running.lock().map_err(|_| anyhow!("another thread failed"))?.push(podium.id());
+        node.podium = Some(podium);
         let mut lines = BufReader::new(output).lines();
         for line in lines.by_ref() {
-            if line.context("cannot read podium's output")?.starts_with("cluster ready") {
+            if line.context("cannot read podium's output")?.starts_with(ready) {
+                let ended = Arc::clone(&self.ended);
                 // what it prints later must not fill the pipe
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(cluster);
+                std::thread::spawn(move || {
+                    lines.for_each(drop);
+                    ended(&name);
+                });
+                return Ok(());
             }
         }
-        bail!("podium did not start: see {}", folder.join("podium.log").display())
-    }
-
-    pub(super) fn kubeconfig(&self) -> PathBuf {
-        self.data.join("admin.kubeconfig")
-    }
-
-    /// A program on the control plane's host.
-    pub(super) fn command(&self, program: &Path) -> Command {
-        self.host.command(program)
-    }
-
-    /// Whether the process still runs.
-    pub(super) fn alive(&mut self) -> bool {
-        self.podium.as_mut().is_some_and(|podium| matches!(podium.try_wait(), Ok(None)))
-    }
-
-    fn down(&self) -> Result<()> {
-        let mut down = self.host.command(&self.binary);
-        down.args(["down", "--purge", "--data-dir"]).arg(&self.data);
-        checked(down.stdout(Stdio::null()))
+        bail!("{name} did not start: see {}", log.display())
     }
 
     fn stop(&mut self) -> Result<()> {
-        if let Some(mut podium) = self.podium.take() {
-            checked(Command::new("kill").arg(podium.id().to_string()))?;
+        // agents first: their goodbyes need a server
+        for node in self.nodes.iter_mut().rev() {
+            let Some(mut podium) = node.podium.take() else { continue };
+            if podium.try_wait()?.is_none() {
+                checked(Command::new("kill").arg(podium.id().to_string()))?;
+            }
             podium.wait().context("cannot wait for podium")?;
         }
-        self.down()
+        for node in self.nodes.iter().filter(|node| node.data.exists()) {
+            down(&node.host, &self.binary, &node.data)?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            eprintln!("xtask: something of the cluster is left: {error:#}");
-        }
-        let ended = self.host.holder.kill().and_then(|()| self.host.holder.wait());
-        if let Err(error) = ended {
-            eprintln!("xtask: cannot end the holder of the namespaces: {error}");
+            eprintln!("xtask: something of the cluster is left, the next run removes it: {error:#}");
         }
     }
+}
+
+/// The administrator's access to the cluster in a folder.
+pub(super) fn kubeconfig(folder: &Path) -> PathBuf {
+    data_folders(folder)[0].join("admin.kubeconfig")
+}
+
+fn data_folders(folder: &Path) -> [PathBuf; 2] {
+    [folder.join("data-1"), folder.join("data-2")]
+}
+
+fn down(host: &Host, binary: &Path, data: &Path) -> Result<()> {
+    checked(host.command(binary).args(["down", "--purge", "--data-dir"]).arg(data).stdout(Stdio::null()))
 }

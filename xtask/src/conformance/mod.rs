@@ -3,7 +3,7 @@
 //! ```text
 //! programs ──▶ suite, kubectl, image programs from the Go module tests/conformance, in a cache outside the checkout
 //! images   ──▶ local stand-ins for the test images
-//! cluster  ──▶ podium in namespaces of its own, with those images
+//! cluster  ──▶ two nodes with those images, each in namespaces of its own, kept by a process of its own (keeper)
 //! suite    ──▶ one process per test, each with a time limit
 //! ledger   ──▶ results per commit; known-green.txt and RESULTS.md
 //! ```
@@ -14,7 +14,9 @@
 
 mod archive;
 mod cluster;
+mod hosts;
 mod images;
+mod keeper;
 mod ledger;
 mod programs;
 mod slot;
@@ -27,10 +29,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use cluster::Cluster;
+use keeper::Kept;
 use ledger::{Ledger, area};
 use programs::Cache;
-use slot::Slot;
 use suite::{Limits, State};
 
 const USAGE: &str = "usage: cargo xtask conformance [FLAGS]
@@ -87,13 +88,16 @@ struct Subject {
 /// # Errors
 /// When something can't be built or started, or a test that must be green is not.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let module = root.join("tests/conformance");
+    let cache = Cache::open(&module)?;
+    if arguments.first().is_some_and(|flag| flag == keeper::FLAG) {
+        return keeper::keep(&cache.dir, &arguments[1..]);
+    }
     let options = parse(arguments)?;
     if options.help {
         println!("{USAGE}");
         return Ok(());
     }
-    let module = root.join("tests/conformance");
-    let cache = Cache::open(&module)?;
     let (all, archives) = {
         // one at a time builds, the others find it built
         let _lock = slot::lock(&cache.dir.join("build.lock"))?;
@@ -112,8 +116,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     let begun = Instant::now();
-    let slot = Slot::take(&cache.dir)?;
-    let (binary, subject) = podium(root, &slot, &options)?;
+    let (mut cluster, subject) = start(root, &options, &archives)?;
     let ledger = Ledger::open(&cache.dir, &module, &subject.label)?;
     let chosen = choose(&all, &options, &ledger)?;
     let limits = Limits {
@@ -122,18 +125,18 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         deadline: options.budget.map(|budget| begun + budget),
     };
     println!(
-        "conformance: {} tests of {}, {}, one node, local stand-in images; cluster in {}",
+        "conformance: {} tests of {}, {}, two nodes, local stand-in images; cluster in {}",
         chosen.len(),
         cache.version,
         subject.label,
-        slot.folder.display()
+        cluster.folder.display()
     );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut cluster = Cluster::start(&binary, &slot.folder, &archives)?;
+    cluster.wait_until_ready()?;
     let logs = cache.dir.join("logs").join(&subject.label);
     let mut ran = Ok(());
     for _ in 0..options.repeat.max(1) {
-        ran = suite::run(&cache, &mut cluster, &chosen, &limits, &logs, |outcome| {
+        ran = suite::run(&cache, &cluster, &chosen, &limits, &logs, |outcome| {
             *counts.entry(outcome.state.name()).or_default() += 1;
             println!("{:>7} {:>5} s  {}", outcome.state.name(), outcome.seconds, outcome.test);
             if !outcome.cause.is_empty() {
@@ -146,6 +149,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
             break;
         }
     }
+    cluster.keep_logs(&logs)?;
     drop(cluster);
     let seconds = begun.elapsed().as_secs();
     print!("conformance: {counts:?} in {seconds} s; logs in {}", logs.display());
@@ -225,25 +229,23 @@ fn parse(arguments: &[String]) -> Result<Options> {
     Ok(options)
 }
 
-/// The podium to be tested, copied into the slot: a later build doesn't change what runs.
-fn podium(root: &Path, slot: &Slot, options: &Options) -> Result<(PathBuf, Subject)> {
+/// Starts a cluster with the podium to be tested.
+fn start(root: &Path, options: &Options, images: &[PathBuf]) -> Result<(Kept, Subject)> {
     let before = commit(root)?;
-    let built = match &options.binary {
+    let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => build_podium(root)?,
     };
-    let binary = slot.folder.join("podium");
-    let partial = binary.with_extension("partial");
-    std::fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
-    std::fs::rename(&partial, &binary).with_context(|| format!("cannot keep {}", binary.display()))?;
+    let cluster = Kept::start(&binary, images)?;
     let (head, changed) = commit(root)?;
     // sources that changed while they were built belong to no commit
     if options.binary.is_none() && !changed && before == (head.clone(), false) {
-        return Ok((binary, Subject { label: head, commit: true }));
+        return Ok((cluster, Subject { label: head, commit: true }));
     }
-    let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let copy = cluster.folder.join("podium");
+    let content = std::fs::read(&copy).with_context(|| format!("cannot read {}", copy.display()))?;
     let label = format!("binary-{}", &archive::sha256(&content)[..12]);
-    Ok((binary, Subject { label, commit: false }))
+    Ok((cluster, Subject { label, commit: false }))
 }
 
 fn build_podium(root: &Path) -> Result<PathBuf> {

@@ -6,7 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 /// More clusters than this no machine bears.
 const SLOTS: usize = 16;
@@ -19,19 +19,25 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Takes the first free slot.
+    /// Takes the first free slot. `clean` removes what a killed run left in a folder; it is called for every free slot.
     ///
     /// # Errors
-    /// When all are taken.
-    pub(super) fn take(cache: &Path) -> Result<Self> {
+    /// When all are taken, or none can be cleaned.
+    pub(super) fn take(cache: &Path, clean: impl Fn(&Path) -> Result<()>) -> Result<Self> {
+        let mut first = None;
         for number in 1..=SLOTS {
             let folder = cache.join("clusters").join(number.to_string());
+            if first.is_some() && !folder.exists() {
+                continue;
+            }
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            if let Some(lock) = try_lock(&folder.join("lock"))? {
-                return Ok(Self { folder, _lock: lock });
+            let Some(lock) = try_lock(&folder.join("lock"))? else { continue };
+            match clean(&folder) {
+                Ok(()) => first = first.or(Some(Self { folder, _lock: lock })),
+                Err(error) => eprintln!("xtask: {} can't be cleaned: {error:#}", folder.display()),
             }
         }
-        bail!("{SLOTS} runs are going on already")
+        first.with_context(|| format!("no free slot out of {SLOTS} below {}", cache.display()))
     }
 }
 
@@ -55,17 +61,27 @@ fn try_lock(path: &Path) -> Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::bail;
+
     use super::*;
 
     #[test]
-    fn two_runs_never_share_a_slot_and_a_free_one_is_taken_again() {
+    fn two_runs_never_share_a_slot_and_a_free_one_is_cleaned_and_taken_again() {
         let cache = std::env::temp_dir().join(format!("podium-slots-{}", std::process::id()));
-        let first = Slot::take(&cache).unwrap();
-        let second = Slot::take(&cache).unwrap();
+        let first = Slot::take(&cache, |_| Ok(())).unwrap();
+        let second = Slot::take(&cache, |_| Ok(())).unwrap();
         assert_ne!(first.folder, second.folder);
-        let free = first.folder.clone();
+        let (free, taken) = (first.folder.clone(), second.folder.clone());
         drop(first);
-        assert_eq!(Slot::take(&cache).unwrap().folder, free);
+        let cleaned = std::cell::RefCell::new(Vec::new());
+        let again = Slot::take(&cache, |folder| {
+            cleaned.borrow_mut().push(folder.to_owned());
+            Ok(())
+        });
+        assert_eq!(again.unwrap().folder, free);
+        assert!(cleaned.borrow().contains(&free) && !cleaned.borrow().contains(&taken));
+        let third = Slot::take(&cache, |folder| if folder == free { bail!("stuck") } else { Ok(()) });
+        assert!(![free, taken].contains(&third.unwrap().folder));
         fs::remove_dir_all(&cache).unwrap();
     }
 }

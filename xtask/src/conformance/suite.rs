@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::keeper::Kept;
 use super::programs::Cache;
 
 /// Media type of the suite's requests. Its default is protobuf, which isn't complete here yet.
@@ -84,7 +84,7 @@ pub(super) fn tests(cache: &Cache) -> Result<Vec<String>> {
 /// Runs tests, those marked `[Serial]` alone at the end; reports each when it ends.
 pub(super) fn run(
     cache: &Cache,
-    cluster: &mut Cluster,
+    cluster: &Kept,
     tests: &[String],
     limits: &Limits,
     logs: &Path,
@@ -96,13 +96,12 @@ pub(super) fn run(
     for (group, workers) in [(parallel, limits.parallel.max(1)), (serial, 1)] {
         let queue = Mutex::new(VecDeque::from(group));
         let report = Mutex::new(&mut report);
-        let shared: &Cluster = cluster;
         let work = || -> Result<()> {
             loop {
                 let late = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 let next = queue.lock().map_err(|_| anyhow::anyhow!("another worker failed"))?.pop_front();
                 let Some(test) = next.filter(|_| !late) else { return Ok(()) };
-                let outcome = run_one(cache, shared, &test, limits.test_seconds, logs)?;
+                let outcome = run_one(cache, cluster, &test, limits.test_seconds, logs)?;
                 (report.lock().map_err(|_| anyhow::anyhow!("another worker failed"))?)(&outcome)?;
             }
         };
@@ -120,14 +119,14 @@ pub(super) fn run(
     Ok(())
 }
 
-fn run_one(cache: &Cache, cluster: &Cluster, test: &str, seconds: u64, logs: &Path) -> Result<Outcome> {
+fn run_one(cache: &Cache, cluster: &Kept, test: &str, seconds: u64, logs: &Path) -> Result<Outcome> {
     let stem = super::archive::sha256(test.as_bytes())[..16].to_owned();
     let (log, report) = (logs.join(format!("{stem}.log")), logs.join(format!("{stem}.json")));
     if report.exists() {
         fs::remove_file(&report)?;
     }
     let output = fs::File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
-    let mut command = cluster.command(Path::new("timeout"));
+    let mut command = cluster.command("timeout");
     // the suite cleans up after its own time limit; this one is for a suite that hangs
     command.args(["--kill-after=10", &(seconds + 60).to_string()]).arg(cache.program("e2e.test"));
     command.arg(format!("--kubeconfig={}", cluster.kubeconfig().display()));
