@@ -337,6 +337,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// As `validate_update`, for a change through a part (`resize`); parts have the object's own rules unless they say otherwise.
+    fn validate_part(&self, part: Option<&str>, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.validate_update(new, old)
+    }
+
     /// Texts for `Warning` headers.
     fn warnings(&self, object: &Object) -> Vec<String> {
         Vec::new()

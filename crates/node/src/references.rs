@@ -1,4 +1,5 @@
-//! ConfigMaps and Secrets that pods of this node use: one watch per object, shared, dropped with its last user.
+//! ConfigMaps and Secrets that pods of this node use: one watch per object, shared, dropped with its last user; and one
+//! watch of all trust bundles while a pod uses any.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use api::ObjectKey;
 use client::{Client, Informer, Kind, Scope};
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1 as core;
 use tokio::sync::mpsc;
 
@@ -21,6 +23,12 @@ struct Watched<T> {
     users: Mutex<Vec<mpsc::WeakUnboundedSender<()>>>,
 }
 
+impl<T> Watched<T> {
+    fn tell(&self, user: &mpsc::UnboundedSender<()>) {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).push(user.downgrade());
+    }
+}
+
 struct Pool<T> {
     client: Client,
     watched: Mutex<BTreeMap<ObjectKey, Weak<Watched<T>>>>,
@@ -32,21 +40,23 @@ impl<T: Kind> Pool<T> {
         all.retain(|_, weak| weak.strong_count() > 0);
         let found = all.get(key).and_then(Weak::upgrade);
         let watched = found.unwrap_or_else(|| {
-            let fresh = watch_one(&self.client, key);
+            let scope = Scope {
+                namespace: Some(key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+                field_selector: Some(key)
+                    .filter(|key| !key.name.is_empty())
+                    .map(|key| format!("metadata.name={}", key.name)),
+                ..Scope::default()
+            };
+            let fresh = watch(&self.client, key, scope);
             all.insert(key.clone(), Arc::downgrade(&fresh));
             fresh
         });
-        watched.users.lock().unwrap_or_else(PoisonError::into_inner).push(user.downgrade());
+        watched.tell(user);
         watched
     }
 }
 
-fn watch_one<T: Kind>(client: &Client, key: &ObjectKey) -> Arc<Watched<T>> {
-    let scope = Scope {
-        namespace: Some(key.namespace.clone()),
-        field_selector: Some(format!("metadata.name={}", key.name)),
-        ..Scope::default()
-    };
+fn watch<T: Kind>(client: &Client, key: &ObjectKey, scope: Scope) -> Arc<Watched<T>> {
     let informer = Informer::start(client, scope);
     let mut changes = informer.subscribe();
     let watched = Arc::new(Watched { key: key.clone(), informer, users: Mutex::default() });
@@ -65,6 +75,8 @@ fn watch_one<T: Kind>(client: &Client, key: &ObjectKey) -> Arc<Watched<T>> {
 pub struct References {
     config_maps: Pool<core::ConfigMap>,
     secrets: Pool<core::Secret>,
+    /// All of them under the empty key: selectors range over them.
+    trust_bundles: Pool<ClusterTrustBundle>,
     clock: Arc<dyn client::Clock>,
 }
 
@@ -72,6 +84,7 @@ pub struct References {
 pub struct Held {
     config_maps: BTreeMap<String, Arc<Watched<core::ConfigMap>>>,
     secrets: BTreeMap<String, Arc<Watched<core::Secret>>>,
+    trust_bundles: Option<Arc<Watched<ClusterTrustBundle>>>,
 }
 
 /// Contents by name; `None` where there is no such object.
@@ -79,6 +92,8 @@ pub struct Held {
 pub struct Sources {
     pub config_maps: BTreeMap<String, Option<core::ConfigMap>>,
     pub secrets: BTreeMap<String, Option<core::Secret>>,
+    /// All that exist, if the pod uses any; sorted by name.
+    pub trust_bundles: Vec<ClusterTrustBundle>,
 }
 
 impl References {
@@ -87,6 +102,7 @@ impl References {
         Self {
             config_maps: Pool { client: client.clone(), watched: Mutex::default() },
             secrets: Pool { client: client.clone(), watched: Mutex::default() },
+            trust_bundles: Pool { client: client.clone(), watched: Mutex::default() },
             clock: client.clock().clone(),
         }
     }
@@ -102,6 +118,8 @@ impl References {
                 .map(|n| (n.clone(), self.config_maps.acquire(&key(n), changed)))
                 .collect(),
             secrets: secrets.iter().map(|n| (n.clone(), self.secrets.acquire(&key(n), changed))).collect(),
+            trust_bundles: uses_trust_bundles(pod)
+                .then(|| self.trust_bundles.acquire(&ObjectKey::new("", ""), changed)),
         }
     }
 
@@ -121,6 +139,10 @@ impl References {
             let object = watched.informer.get(&watched.key).map(|c| c.object.clone());
             sources.secrets.insert(name.clone(), object);
         }
+        if let Some(watched) = &held.trust_bundles {
+            self.wait(&watched.informer, "clustertrustbundle", "all").await?;
+            sources.trust_bundles = watched.informer.list().iter().map(|c| c.object.clone()).collect();
+        }
         Ok(sources)
     }
 
@@ -131,6 +153,11 @@ impl References {
             () = self.clock.sleep(FIRST_READ) => Err(format!("failed to sync {kind} cache: timed out waiting for {name:?}")),
         }
     }
+}
+
+fn uses_trust_bundles(pod: &core::Pod) -> bool {
+    let projected = spec(pod).volumes.iter().flatten().filter_map(|v| v.projected.as_ref());
+    projected.flat_map(|p| p.sources.iter().flatten()).any(|s| s.cluster_trust_bundle.is_some())
 }
 
 /// Names of the ConfigMaps and Secrets that a pod's volumes and environments use.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use node::fields::FieldContext;
 use node::references::Sources;
-use node::volumes::{self, VolumeInputs, sub_path, token::Tokens};
+use node::volumes::{self, VolumeInputs, certificate::Certificates, sub_path, token::Tokens};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::json;
@@ -47,7 +47,15 @@ fn mounts_are_made_and_taken_away() {
     }))
     .unwrap();
     let (sources, fields, tokens) = (Sources::default(), FieldContext::default(), Tokens::default());
-    let inputs = VolumeInputs { pod: &pod, dir: &dir, sources: &sources, fields: &fields, tokens: &tokens };
+    let certificates = Certificates::default();
+    let inputs = VolumeInputs {
+        pod: &pod,
+        dir: &dir,
+        sources: &sources,
+        fields: &fields,
+        tokens: &tokens,
+        certificates: &certificates,
+    };
     volumes::prepare(&inputs).unwrap();
     let memory = dir.join("volumes/mem");
     assert_ne!(device(&memory), device(&dir));

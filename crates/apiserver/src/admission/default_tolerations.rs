@@ -4,7 +4,7 @@ use api::{Object, Status};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::{AdmissionContext, Plugin};
+use super::{AdmissionContext, Plugin, is};
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 const SECONDS: i64 = 300;
@@ -19,7 +19,9 @@ impl Plugin for DefaultTolerationSeconds {
         _: Option<&'a Object>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            if cx.creates("", "pods") {
+            // Those of an update that drops them come back; other parts don't touch them.
+            let pods = is(cx.call.resource, "", "pods") && cx.call.subresource.is_none();
+            if pods {
                 tolerate(object);
             }
             Ok(())

@@ -23,6 +23,10 @@ impl Plugin for NodeRestriction {
         Box::pin(async move {
             let (Some(node), Some(object)) = (node::name_of(cx.call.user), object) else { return Ok(()) };
             let gvr = &cx.call.resource.gvr;
+            if gvr.resource == "podcertificaterequests" && object.str(&["spec", "nodeName"]) != node {
+                let why = format!("node {node:?} is not allowed to ask for certificates of pods elsewhere");
+                return Err(cx.forbidden(object.name(), &why));
+            }
             let named_after_it =
                 matches!(gvr.resource.as_str(), "nodes" | "csinodes") || gvr.resource == "leases";
             if !named_after_it {

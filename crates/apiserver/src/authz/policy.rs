@@ -89,6 +89,7 @@ const NODE: &[Rule] = &[
     (READ, "discovery.k8s.io", "endpointslices"),
     ("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
     (READ, "certificates.k8s.io", "clustertrustbundles"),
+    ("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
     EVENTS,
 ];
 

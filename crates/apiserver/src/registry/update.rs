@@ -165,7 +165,7 @@ impl Registry {
         errors.extend(meta::validate_update(&new, old));
         if mode != Mode::Server {
             errors.extend(resource.strategy.validate(&new));
-            errors.extend(resource.strategy.validate_update(&new, old));
+            errors.extend(resource.strategy.validate_part(call.subresource, &new, old));
         }
         refuse(resource, &new, errors)?;
         if mode != Mode::Server {

@@ -44,6 +44,7 @@ fn pods() -> Row {
         .connect("exec", "PodExecOptions", GET_CREATE)
         .connect("log", "", &[Verb::Get])
         .connect("proxy", "PodProxyOptions", ANY_METHOD)
+        .part("resize", VIEW)
         .status()
         .strategy(pod::PodStrategy)
         .columns(columns::pod_before_age(), columns::pod_after_age())

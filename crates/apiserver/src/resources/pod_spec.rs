@@ -4,6 +4,7 @@
 
 pub(super) mod containers;
 pub(super) mod defaults;
+pub(super) mod resize;
 pub(super) mod update;
 pub(super) mod validate;
 pub(super) mod volumes;

@@ -280,6 +280,10 @@ impl Strategy for Checked {
         self.inner.validate_update(new, old)
     }
 
+    fn validate_part(&self, part: Option<&str>, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.inner.validate_part(part, new, old)
+    }
+
     fn warnings(&self, object: &Object) -> Vec<String> {
         self.inner.warnings(object)
     }

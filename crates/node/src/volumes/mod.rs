@@ -17,6 +17,7 @@ use crate::observed::spec;
 use crate::references::Sources;
 
 pub mod atomic_writer;
+pub mod certificate;
 mod config_map;
 mod downward_api;
 mod empty_dir;
@@ -25,6 +26,7 @@ mod projected;
 mod secret;
 pub mod sub_path;
 pub mod token;
+mod trust_bundle;
 
 /// One file of a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,7 @@ pub struct VolumeInputs<'a> {
     pub sources: &'a Sources,
     pub fields: &'a FieldContext,
     pub tokens: &'a token::Tokens,
+    pub certificates: &'a certificate::Certificates,
 }
 
 /// Folder of a pod's volumes and files.

@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{DEFAULT_MODE, Payload, PayloadFile, VolumeInputs, config_map, downward_api, mode, secret};
+use super::{
+    DEFAULT_MODE, Payload, PayloadFile, VolumeInputs, config_map, downward_api, mode, secret, trust_bundle,
+};
 
 pub(super) fn payload(
     source: &core::ProjectedVolumeSource,
@@ -24,11 +26,24 @@ pub(super) fn payload(
         } else if let Some(s) = &part.service_account_token {
             let token =
                 inputs.tokens.get(volume, index).ok_or("the service account token is not there yet")?;
-            // A token is readable by its owner alone, unless the pod shares it through its fsGroup.
-            let private =
-                if super::fs_group(inputs.pod).is_some() { 0o640 } else { token_mode(inputs.pod, default) };
-            let file = PayloadFile { bytes: token.as_bytes().to_vec(), mode: private };
-            payload.insert(s.path.clone(), file);
+            let bytes = token.as_bytes().to_vec();
+            payload.insert(s.path.clone(), PayloadFile { bytes, mode: private_mode(inputs.pod, default) });
+        } else if let Some(s) = &part.cluster_trust_bundle {
+            let bytes = trust_bundle::file(s, &inputs.sources.trust_bundles)?;
+            payload.insert(s.path.clone(), PayloadFile { bytes, mode: default });
+        } else if let Some(s) = &part.pod_certificate {
+            let made = inputs.certificates.get(volume, index)?;
+            let both = format!("{}{}", made.key, made.chain);
+            let files = [
+                (&s.credential_bundle_path, &both),
+                (&s.key_path, &made.key),
+                (&s.certificate_chain_path, &made.chain),
+            ];
+            for (path, text) in files {
+                let Some(path) = path.as_ref().filter(|path| !path.is_empty()) else { continue };
+                let bytes = text.clone().into_bytes();
+                payload.insert(path.clone(), PayloadFile { bytes, mode: private_mode(inputs.pod, default) });
+            }
         } else {
             return Err("this kind of projection is not supported by the node".into());
         }
@@ -36,8 +51,12 @@ pub(super) fn payload(
     Ok(payload)
 }
 
-/// Files belong to root: a pod that runs as somebody else can read its token only if the mode stays open.
-fn token_mode(pod: &core::Pod, default: u32) -> u32 {
+/// Tokens and keys are readable by their owner alone, unless the pod shares them through its fsGroup. Files belong to
+/// root: a pod that runs as somebody else can read them only if the mode stays open.
+fn private_mode(pod: &core::Pod, default: u32) -> u32 {
+    if super::fs_group(pod).is_some() {
+        return 0o640;
+    }
     let root_only =
         crate::observed::spec(pod).security_context.as_ref().and_then(|c| c.run_as_user) == Some(0);
     if root_only { 0o600 } else { default }

@@ -6,7 +6,10 @@ use std::path::Path;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::json;
 
-use super::{Payload, PayloadFile, VolumeInputs, atomic_writer, prepare, sub_path, tear_down, token::Tokens};
+use super::{
+    Payload, PayloadFile, VolumeInputs, atomic_writer, certificate::Certificates, prepare, sub_path,
+    tear_down, token::Tokens,
+};
 use crate::fields::FieldContext;
 use crate::references::Sources;
 
@@ -68,9 +71,16 @@ fn all_kinds_of_payload() {
     sources
         .secrets
         .insert("s".into(), serde_json::from_value(json!({"metadata": {}, "data": {"p": "cHc="}})).unwrap());
-    let (fields, tokens) = (FieldContext::default(), Tokens::default());
-    let inputs =
-        VolumeInputs { pod: &pod, dir: root.path(), sources: &sources, fields: &fields, tokens: &tokens };
+    let (fields, tokens, certificates) =
+        (FieldContext::default(), Tokens::default(), Certificates::default());
+    let inputs = VolumeInputs {
+        pod: &pod,
+        dir: root.path(),
+        sources: &sources,
+        fields: &fields,
+        tokens: &tokens,
+        certificates: &certificates,
+    };
     prepare(&inputs).unwrap();
     let read = |path: &str| std::fs::read_to_string(root.path().join("volumes").join(path)).unwrap();
     assert_eq!(read("cm/d/f"), "v");

@@ -15,6 +15,7 @@ use crate::ports::{RuntimeError, SandboxConfig};
 use crate::prober::ProbeTarget;
 use crate::resolv_conf::resolv_conf;
 use crate::resources::pod_resources;
+use crate::volumes::certificate::Asker;
 use crate::volumes::{self, VolumeInputs};
 
 /// Pause before a failed update of mounted volumes is tried again.
@@ -78,6 +79,13 @@ impl PodWorker {
         let held = self.memory.held.as_ref().ok_or("no sources")?;
         let sources = shared.references.read(held).await?;
         self.memory.tokens.refresh(&shared.client, &self.pod, shared.clock.now()).await?;
+        self.memory.certificates.refresh(&Asker {
+            client: &shared.client,
+            node_name: &shared.facts.node_name,
+            pod: &self.pod,
+            wake: &self.sources.0,
+            now: shared.clock.now(),
+        });
         let dir = self.dir();
         let fields = self.field_context();
         let inputs = VolumeInputs {
@@ -86,6 +94,7 @@ impl PodWorker {
             sources: &sources,
             fields: &fields,
             tokens: &self.memory.tokens,
+            certificates: &self.memory.certificates,
         };
         volumes::prepare(&inputs).map_err(|e| e.to_string())
     }

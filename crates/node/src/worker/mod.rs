@@ -31,7 +31,7 @@ use crate::ports::{ContainerState, ImageInfo, PodNetwork, Runtime, RuntimeError}
 use crate::prober::{ProbeKind, ProbeNews, ProbeTarget, RunningProbe};
 use crate::references::{Held, References};
 use crate::view::{PodRecord, RuntimeView};
-use crate::volumes::{pod_dir, token::Tokens};
+use crate::volumes::{certificate::Certificates, pod_dir, token::Tokens};
 
 mod effects;
 mod report;
@@ -99,6 +99,7 @@ struct Memory {
     pull_back_off_told: BTreeSet<(String, u32)>,
     held: Option<Held>,
     tokens: Tokens,
+    certificates: Certificates,
     gone: bool,
     /// The volumes were ready once.
     mounted: bool,
@@ -429,8 +430,9 @@ impl PodWorker {
         let pulls = self.memory.blocked.values().filter(|b| b.reason == "ErrImagePull");
         let flips = pulls.map(|b| after(b.since, PULL_ERROR_SHOWN)).filter(|at| *at > now);
         let retry = self.memory.retry_at.take();
-        let tokens = self.memory.tokens.renew_at().filter(|_| !self.memory.torn_down);
-        let moments = flips.chain(retry).chain(tokens).map(|at| elapsed(now, at));
+        let credentials = [self.memory.tokens.renew_at(), self.memory.certificates.renew_at()];
+        let credentials = credentials.into_iter().flatten().filter(|_| !self.memory.torn_down);
+        let moments = flips.chain(retry).chain(credentials).map(|at| elapsed(now, at));
         let wait = moments.chain(plan.requeue_after).min()?;
         // Timers may fire a little early: never spin.
         Some(wait.max(Duration::from_millis(1)))

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::resource::{DeleteDecision, Strategy, WriteContext};
 use crate::resources::check::{At, Errors, immutable};
-use crate::resources::pod_spec::{defaults, update, validate};
+use crate::resources::pod_spec::{defaults, resize, update, validate};
 use crate::resources::quantity;
 
 pub(super) struct PodStrategy;
@@ -75,6 +75,7 @@ impl Strategy for PodStrategy {
                 }
                 *new = kept;
             }
+            Some("resize") => resize::take_over(new, old),
             // Ephemeral containers come through their own path only.
             _ => match old.get(&["spec", "ephemeralContainers"]).cloned() {
                 Some(list) => new.set(&["spec", "ephemeralContainers"], list),
@@ -106,6 +107,15 @@ impl Strategy for PodStrategy {
             spec_update(new, &old, &mut e);
         }
         immutable(&mut e, new, old, &["status", "qosClass"]);
+        e
+    }
+
+    fn validate_part(&self, part: Option<&str>, new: &Object, old: &Object) -> Vec<FieldError> {
+        if part != Some("resize") {
+            return self.validate_update(new, old);
+        }
+        let mut e = Errors::new();
+        resize::validate(new, old, (qos_class(new), qos_class(old)), &mut e);
         e
     }
 

@@ -93,7 +93,13 @@ fn security_context(spec: &At<'_>, e: &mut Errors) {
     let sysctls = context.field("sysctls");
     sysctls.unique(e, "name");
     for sysctl in sysctls.items() {
-        sysctl.field("name").required(e);
+        sysctl.field("name").required_text(e, sysctl_name);
+        let network = sysctl.field("name").str().replace('/', ".").starts_with("net.");
+        for (name, concerned) in [("hostNetwork", network), ("hostIPC", !network)] {
+            if concerned && spec.field(name).is_true() {
+                sysctl.field("name").invalid(e, &format!("may not be specified when '{name}' is true"));
+            }
+        }
     }
     if spec.field("shareProcessNamespace").is_true() && spec.field("hostPID").is_true() {
         let at = context.field("shareProcessNamespace");
@@ -110,6 +116,22 @@ fn security_context(spec: &At<'_>, e: &mut Errors) {
             }
         }
     }
+}
+
+/// Parts of letters, digits, dashes and underscores, parted by dots or slashes.
+fn sysctl_name(text: &str) -> Vec<String> {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-' || c == '_')
+    };
+    if text.len() <= 253 && text.split(['.', '/']).all(part) {
+        return Vec::new();
+    }
+    vec![
+        "must have at most 253 characters and match regex \
+        ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+            .into(),
+    ]
 }
 
 /// A user or group id.

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use api::FieldError;
 
 use crate::resources::check::{At, Errors};
-use crate::resources::{names, quantity};
+use crate::resources::{names, quantity, selectors};
 
 /// Name of each volume, and whether it is a claim (which containers may also use as a device).
 pub(crate) type Volumes = HashMap<String, bool>;
 
-const SOURCES: [&str; 6] = ["configMap", "secret", "projected", "downwardAPI", "emptyDir", "hostPath"];
+const SOURCES: [&str; 7] =
+    ["configMap", "secret", "projected", "downwardAPI", "emptyDir", "image", "hostPath"];
 
 /// Checks the volumes and returns their names.
 pub(crate) fn validate(list: &At<'_>, e: &mut Errors) -> Volumes {
@@ -63,6 +64,10 @@ fn known_source(kind: &str, at: &At<'_>, e: &mut Errors) {
             downward_items(at, e);
         }
         "projected" => projected(at, e),
+        "image" => {
+            at.field("reference").required(e);
+            at.field("pullPolicy").one_of(e, &["Always", "Never", "IfNotPresent"]);
+        }
         "emptyDir" => {
             at.field("medium").one_of(e, &["", "HugePages", "Memory"]);
             if at.field("sizeLimit").is_set() {
@@ -153,6 +158,53 @@ fn downward_items(at: &At<'_>, e: &mut Errors) {
     }
 }
 
+fn trust_bundle(at: &At<'_>, e: &mut Errors) {
+    if !at.is_set() {
+        return;
+    }
+    relative_path(&at.field("path"), e);
+    let (name, signer, selector) = (at.field("name"), at.field("signerName"), at.field("labelSelector"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => at.invalid(e, "only one of name and signerName may be used"),
+        (false, false) => {
+            e.push(FieldError::required(&at.path, "either name or signerName must be specified"))
+        }
+        (true, false) if selector.is_set() => {
+            selector.forbidden(e, "labelSelector must be unset if name is specified")
+        }
+        _ => {}
+    }
+    selectors::validate(&selector, e);
+}
+
+/// Key types that a PodCertificateRequest may have.
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+/// An hour to 91 days.
+const CERTIFICATE_SECONDS: [i64; 2] = [3600, 91 * 24 * 3600];
+
+fn pod_certificate(at: &At<'_>, e: &mut Errors) {
+    if !at.is_set() {
+        return;
+    }
+    at.field("signerName").required(e);
+    at.field("keyType").required_one_of(e, &KEY_TYPES);
+    let (seconds, [least, most]) = (at.field("maxExpirationSeconds"), CERTIFICATE_SECONDS);
+    if seconds.i64().is_some_and(|n| n < least) {
+        seconds.invalid(e, &format!("if provided, maxExpirationSeconds must be >= {least}"));
+    }
+    if seconds.i64().is_some_and(|n| n > most) {
+        seconds.invalid(e, &format!("if provided, maxExpirationSeconds must be <= {most}"));
+    }
+    let names = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+    let paths: Vec<At<'_>> = names.map(|name| at.field(name)).into_iter().filter(|p| !p.is_empty()).collect();
+    if paths.is_empty() {
+        let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        e.push(FieldError::required(&at.path, detail));
+    }
+    paths.iter().for_each(|path| relative_path(path, e));
+    at.field("userAnnotations").annotations(e);
+}
+
 fn projected(at: &At<'_>, e: &mut Errors) {
     mode(&at.field("defaultMode"), e);
     for source in at.field("sources").items() {
@@ -168,6 +220,8 @@ fn projected(at: &At<'_>, e: &mut Errors) {
             }
         }
         downward_items(&source.field("downwardAPI"), e);
+        trust_bundle(&source.field("clusterTrustBundle"), e);
+        pod_certificate(&source.field("podCertificate"), e);
         let token = source.field("serviceAccountToken");
         if token.is_set() {
             relative_path(&token.field("path"), e);
