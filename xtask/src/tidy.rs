@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, bail};
 const EDGES: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("schema", &["api"]),
+    ("cel", &["api"]),
     ("store", &[]),
     ("runtime", &[]),
     ("client", &["api"]),
-    ("apiserver", &["api", "schema", "store"]),
+    ("apiserver", &["api", "cel", "schema", "store"]),
     ("controllers", &["api", "client"]),
     ("scheduler", &["api", "client"]),
     ("node", &["api", "client"]),

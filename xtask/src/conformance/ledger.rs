@@ -1,9 +1,9 @@
 //! What is known of each test: results per commit in the cache, and the two files in the repository.
 //!
-//! A test is known green after it passed twice in a row on one commit; the list only grows.
+//! A test is known green after it passed twice in a row on one commit; the list only grows. The newest result counts,
+//! which may be of an older commit than the one that is looked at; the report says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,48 +11,68 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::suite::{self, Outcome, State};
+use super::report;
+use super::suite::{Outcome, State};
 
 pub(super) struct Ledger {
-    /// Of this commit, one JSON object a line.
-    results: PathBuf,
+    /// One file a commit, one JSON object a line.
+    folder: PathBuf,
     known_green: PathBuf,
     report: PathBuf,
-    commit: String,
+    /// The commits whose results count, newest first. New results are of the first.
+    commits: Vec<String>,
+}
+
+/// Results by test, in the order in which they came.
+pub(super) type History = BTreeMap<String, Vec<Outcome>>;
+
+/// The newest that is known of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) state: State,
+    pub(super) seconds: u64,
+    pub(super) cause: String,
+    pub(super) commit: String,
 }
 
 impl Ledger {
-    /// `commit`: what the results are for. Results of a changed tree are kept apart from its commit's.
-    pub(super) fn open(cache: &Path, module: &Path, commit: &str) -> Result<Self> {
+    /// `commits`: what new results are for, then the commits before it, newest first.
+    pub(super) fn open(cache: &Path, module: &Path, commits: Vec<String>) -> Result<Self> {
         let folder = cache.join("results");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self {
-            results: folder.join(format!("{commit}.jsonl")),
-            known_green: module.join("known-green.txt"),
-            report: module.join("RESULTS.md"),
-            commit: commit.to_owned(),
-        })
+        let (known_green, report) = (module.join("known-green.txt"), module.join("RESULTS.md"));
+        Ok(Self { folder, known_green, report, commits })
     }
 
     pub(super) fn add(&self, outcome: &Outcome) -> Result<()> {
-        let line = json!({"test": outcome.test, "state": outcome.state.name(), "seconds": outcome.seconds, "cause": outcome.cause});
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.results)
-            .context("cannot keep a result")?;
-        writeln!(file, "{line}").context("cannot keep a result")
+        self.append(&json!({"test": outcome.test, "state": outcome.state.name(), "seconds": outcome.seconds, "cause": outcome.cause}))
     }
 
-    /// All results of this commit in the order in which they came, by test.
-    pub(super) fn history(&self) -> Result<BTreeMap<String, Vec<Outcome>>> {
-        let text = match fs::read_to_string(&self.results) {
+    /// Notes how long a run took; one that goes over all tests may be made of several.
+    pub(super) fn add_run(&self, seconds: u64) -> Result<()> {
+        self.append(&json!({"run_seconds": seconds}))
+    }
+
+    fn append(&self, line: &Value) -> Result<()> {
+        let path = self.folder.join(format!("{}.jsonl", self.commits[0]));
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(path).context("cannot keep a result")?;
+        // one write: other runs may append at the same time
+        file.write_all(format!("{line}\n").as_bytes()).context("cannot keep a result")
+    }
+
+    fn lines(&self, commit: &str) -> Result<Vec<Value>> {
+        let text = match fs::read_to_string(self.folder.join(format!("{commit}.jsonl"))) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text.context("cannot read the results")?,
         };
-        let mut history: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
         // a line that was cut off when the tool was killed is no result
-        for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    fn history_of(&self, commit: &str) -> Result<History> {
+        let mut history = History::new();
+        for line in self.lines(commit)?.iter().filter(|line| line["test"].is_string()) {
             let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
             let seconds = line["seconds"].as_u64().unwrap_or_default();
             let state = State::parse(&word("state"));
@@ -61,6 +81,11 @@ impl Ledger {
             history.entry(outcome.test.clone()).or_default().push(outcome);
         }
         Ok(history)
+    }
+
+    /// All results of this commit.
+    pub(super) fn history(&self) -> Result<History> {
+        self.history_of(&self.commits[0])
     }
 
     pub(super) fn known_green(&self) -> Result<BTreeSet<String>> {
@@ -73,79 +98,50 @@ impl Ledger {
     }
 
     /// Writes both files; returns how many tests are newly known green.
-    pub(super) fn publish(&self, all: &[String], wall_seconds: u64, date: &str) -> Result<usize> {
-        let history = self.history()?;
+    pub(super) fn publish(&self, all: &[String], date: &str) -> Result<usize> {
         let before = self.known_green()?;
-        let green: BTreeSet<String> = before.iter().cloned().chain(twice_green(&history)).collect();
+        let mut green = before.clone();
+        // what the report had is the oldest: the cache may be of another machine
+        let mut standings = match fs::read_to_string(&self.report) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            text => report::parse(&text.context("cannot read the report")?),
+        };
+        for commit in self.commits.iter().rev() {
+            let history = self.history_of(commit)?;
+            green.extend(twice_green(&history));
+            for (test, results) in history {
+                standings.insert(test, standing(&results, commit));
+            }
+        }
+        standings.retain(|test, _| all.contains(test));
         let text: String = green.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
         fs::write(&self.known_green, text).context("cannot write the known green tests")?;
-        let report = render(&self.commit, date, all, &history, green.len(), wall_seconds);
-        fs::write(&self.report, report).context("cannot write the report")?;
+        let runs: Vec<u64> =
+            self.lines(&self.commits[0])?.iter().filter_map(|line| line["run_seconds"].as_u64()).collect();
+        let head = report::Head { commit: &self.commits[0], date, runs: &runs, green: green.len() };
+        fs::write(&self.report, report::render(&head, all, &standings)).context("cannot write the report")?;
         Ok(green.len() - before.len())
     }
 }
 
-/// Tests whose last two results on this commit are passes.
-fn twice_green(history: &BTreeMap<String, Vec<Outcome>>) -> impl Iterator<Item = String> {
+/// What several results on one commit come to.
+fn standing(results: &[Outcome], commit: &str) -> Standing {
+    let last = results.last().expect("a test in a history has a result");
+    let failure = results.iter().rev().find(|outcome| outcome.state == State::Failed);
+    let passed = results.iter().any(|outcome| outcome.state == State::Passed);
+    let (state, told) = match failure {
+        Some(failure) if passed => (State::Flaky, failure),
+        _ => (last.state, last),
+    };
+    Standing { state, seconds: last.seconds, cause: told.cause.clone(), commit: commit.to_owned() }
+}
+
+/// Tests whose last two results on a commit are passes.
+fn twice_green(history: &History) -> impl Iterator<Item = String> {
     history.iter().filter_map(|(test, results)| match results.as_slice() {
         [.., a, b] if a.state == State::Passed && b.state == State::Passed => Some(test.clone()),
         _ => None,
     })
-}
-
-/// `sig-node` of `[sig-node] Pods should …`.
-pub(super) fn area(test: &str) -> &str {
-    test.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or("other", |(area, _)| area)
-}
-
-fn render(
-    commit: &str,
-    date: &str,
-    all: &[String],
-    history: &BTreeMap<String, Vec<Outcome>>,
-    green: usize,
-    wall_seconds: u64,
-) -> String {
-    let last: Vec<&Outcome> = history.values().filter_map(|results| results.last()).collect();
-    let mut areas: BTreeMap<&str, [usize; 5]> = BTreeMap::new();
-    for test in all {
-        let row = areas.entry(area(test)).or_default();
-        row[0] += 1;
-        match history.get(test).and_then(|results| results.last()).map(|outcome| outcome.state) {
-            Some(State::Passed) => row[1] += 1,
-            Some(State::Failed) => row[2] += 1,
-            Some(State::Skipped) => row[3] += 1,
-            None => row[4] += 1,
-        }
-    }
-    let count = |state: State| last.iter().filter(|outcome| outcome.state == state).count();
-    let mut text = String::from("# Conformance results\n\n");
-    let mut line = |parts: std::fmt::Arguments<'_>| {
-        writeln!(text, "{parts}").expect("a String takes every text");
-    };
-    line(format_args!("Written by `cargo xtask conformance`; not edited by hand.\n"));
-    line(format_args!("- Commit {commit}, {date}, wall time of the last run {wall_seconds} s."));
-    line(format_args!(
-        "- {} of {} tests have a result: {} passed, {} failed, {} skipped. {green} are known green (two passes in a row on one commit).",
-        last.len(),
-        all.len(),
-        count(State::Passed),
-        count(State::Failed),
-        count(State::Skipped)
-    ));
-    line(format_args!(
-        "- The images are local stand-ins for the published ones. One node. Requests are {}.",
-        suite::CONTENT_TYPE
-    ));
-    line(format_args!("\n| area | tests | passed | failed | skipped | not run |\n|---|---|---|---|---|---|"));
-    for (area, [tests, passed, failed, skipped, rest]) in &areas {
-        line(format_args!("| {area} | {tests} | {passed} | {failed} | {skipped} | {rest} |"));
-    }
-    line(format_args!("\n## Not green\n\n| test | cause |\n|---|---|"));
-    for outcome in last.iter().filter(|outcome| outcome.state != State::Passed) {
-        line(format_args!("| {} | {} |", outcome.test, outcome.cause.replace('|', "\\|")));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -153,33 +149,55 @@ mod tests {
     use super::*;
 
     fn outcome(test: &str, state: State) -> Outcome {
-        Outcome { test: test.into(), state, seconds: 1, cause: String::new(), log: PathBuf::new() }
+        let cause = if state == State::Passed { String::new() } else { format!("{state:?}") };
+        Outcome { test: test.into(), state, seconds: 7, cause, log: PathBuf::new() }
+    }
+
+    fn publish(dir: &Path, commits: &[&str], results: &[(&str, State)], all: &[String]) -> (usize, String) {
+        let commits = commits.iter().map(|commit| (*commit).to_owned()).collect();
+        let ledger = Ledger::open(dir, dir, commits).unwrap();
+        results.iter().for_each(|(test, state)| ledger.add(&outcome(test, *state)).unwrap());
+        ledger.add_run(60).unwrap();
+        let grown = ledger.publish(all, "today").unwrap();
+        (grown, fs::read_to_string(dir.join("RESULTS.md")).unwrap())
     }
 
     #[test]
-    fn two_passes_in_a_row_make_a_test_known_green_for_good() {
+    fn the_list_of_green_tests_grows_and_the_newest_results_are_reported() {
         use State::{Failed, Passed, Skipped};
         let dir = std::env::temp_dir().join(format!("podium-ledger-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let ledger = Ledger::open(&dir, &dir, "c0").unwrap();
-        let runs = [
-            ("[sig-a] twice", [Passed, Passed]),
-            ("[sig-a] flaky", [Passed, Failed]),
-            ("[sig-b] mended", [Failed, Passed]),
-            ("[sig-b] skipped", [Skipped, Skipped]),
+        let (twice, flaky, mended) = ("[sig-a] twice", "[sig-a] flaky", "[sig-b] mended");
+        let (skipped, never) = ("[sig-b] skipped", "[sig-b] never");
+        let all = [twice, flaky, mended, skipped, never].map(str::to_owned);
+        let results = [
+            (twice, Passed),
+            (flaky, Passed),
+            (skipped, Skipped),
+            (mended, Failed),
+            (twice, Passed),
+            (flaky, Failed),
+            (skipped, Skipped),
         ];
-        for (test, states) in runs {
-            states.iter().for_each(|state| ledger.add(&outcome(test, *state)).unwrap());
-        }
-        let all: Vec<String> = runs.iter().map(|(test, _)| (*test).to_owned()).collect();
-        assert_eq!(ledger.publish(&all, 9, "today").unwrap(), 1);
-        let report = fs::read_to_string(dir.join("RESULTS.md")).unwrap();
-        assert!(report.contains("| sig-a | 2 | 1 | 1 | 0 | 0 |"), "{report}");
-        // on another commit it fails: the list keeps it
-        let next = Ledger::open(&dir, &dir, "c1").unwrap();
-        next.add(&outcome("[sig-a] twice", Failed)).unwrap();
-        assert_eq!(next.publish(&all, 9, "today").unwrap(), 0);
-        assert_eq!(next.known_green().unwrap().into_iter().collect::<Vec<_>>(), ["[sig-a] twice"]);
+        let (grown, report) = publish(&dir, &["c0"], &results, &all);
+        assert_eq!(grown, 1);
+        assert!(report.contains("| sig-a | 2 | 1 | 0 | 1 | 0 | 0 | 0 |"), "{report}");
+        assert!(report.contains("| sig-b | 3 | 0 | 1 | 0 | 1 | 1 | 0 |"), "{report}");
+
+        // a later commit, of which only two tests are known: the rest stays, marked as older
+        let (grown, report) = publish(&dir, &["c1", "c0"], &[(twice, Failed), (mended, Passed)], &all);
+        assert_eq!(grown, 0, "one pass is not enough, and the list never shrinks");
+        assert_eq!(fs::read_to_string(dir.join("known-green.txt")).unwrap(), format!("{twice}\n"));
+        assert!(report.contains("| sig-a | 2 | 0 | 1 | 1 | 0 | 0 | 1 |"), "{report}");
+        assert!(report.contains("| sig-b | 3 | 1 | 0 | 0 | 1 | 1 | 1 |"), "{report}");
+        assert!(report.contains(&format!("| {mended} | passed | 7 s | c1 | |")), "{report}");
+        assert!(report.contains(&format!("| {flaky} | flaky | 7 s | c0 (older) | Failed |")), "{report}");
+
+        // on a machine that knows none of it
+        fs::remove_dir_all(dir.join("results")).unwrap();
+        let (_, report) = publish(&dir, &["c2", "c1", "c0"], &[(mended, Passed)], &all);
+        assert!(report.contains(&format!("| {flaky} | flaky | 7 s | c0 (older) | Failed |")), "{report}");
+        assert!(report.contains(&format!("| {twice} | failed | 7 s | c1 (older) | Failed |")), "{report}");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -18,63 +18,24 @@ mod hosts;
 mod images;
 mod keeper;
 mod ledger;
+mod options;
 mod programs;
+mod report;
 mod slot;
 mod suite;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
 use keeper::Kept;
-use ledger::{Ledger, area};
+use ledger::Ledger;
+use options::{Options, USAGE};
 use programs::Cache;
 use suite::{Limits, State};
-
-const USAGE: &str = "usage: cargo xtask conformance [FLAGS]
-
-which tests (default: all)
-  --area sig-node      one area
-  --focus REGEX        names that match
-  --skip REGEX         names that don't match
-  --resume             only what has no result on this commit yet
-  --confirm            only what passed last on this commit and isn't known green yet
-  --verify-ledger      only what is known green; it must all pass
-how
-  --parallel N         tests at a time (default 1); [Serial] ones run alone at the end
-  --repeat N           each test N times (default 1)
-  --test-timeout 10m   per test (default 10m)
-  --budget 60m         begin no test after that time
-  --binary PATH        use this podium instead of building one; results are kept apart
-instead of a run
-  --list               print the tests' names
-  --build-only         build the suite and the images
-
-Several runs may go on at a time. Only results of podium built from unchanged sources of a commit get into
-known-green.txt and RESULTS.md.";
-
-#[derive(Default)]
-struct Options {
-    area: Option<String>,
-    focus: Option<String>,
-    skip: Option<String>,
-    list: bool,
-    parallel: usize,
-    budget: Option<Duration>,
-    test_timeout: Duration,
-    repeat: usize,
-    resume: bool,
-    /// Only what passed last on this commit and isn't known green.
-    confirm: bool,
-    verify: bool,
-    build_only: bool,
-    /// A podium that is built already.
-    binary: Option<PathBuf>,
-    help: bool,
-}
 
 /// What is tested, and under which name its results are kept.
 struct Subject {
@@ -93,7 +54,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     if arguments.first().is_some_and(|flag| flag == keeper::FLAG) {
         return keeper::keep(&cache.dir, &arguments[1..]);
     }
-    let options = parse(arguments)?;
+    let options = options::parse(arguments)?;
     if options.help {
         println!("{USAGE}");
         return Ok(());
@@ -106,10 +67,14 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         (all, if options.list { Vec::new() } else { images::make(&cache)? })
     };
     if options.list {
-        let subject = Subject { label: commit(root)?.0, commit: true };
-        let chosen = choose(&all, &options, &Ledger::open(&cache.dir, &module, &subject.label)?)?;
+        let chosen = choose(&all, &options, &Ledger::open(&cache.dir, &module, commits(root)?)?)?;
         chosen.iter().for_each(|test| println!("{test}"));
         println!("{} tests of {}", chosen.len(), cache.version);
+        return Ok(());
+    }
+    if options.report {
+        let grown = Ledger::open(&cache.dir, &module, commits(root)?)?.publish(&all, &date()?)?;
+        println!("{grown} newly known green");
         return Ok(());
     }
     if options.build_only {
@@ -117,7 +82,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     let begun = Instant::now();
     let (mut cluster, subject) = start(root, &options, &archives)?;
-    let ledger = Ledger::open(&cache.dir, &module, &subject.label)?;
+    let known = if subject.commit { commits(root)? } else { vec![subject.label.clone()] };
+    let ledger = Ledger::open(&cache.dir, &module, known)?;
     let chosen = choose(&all, &options, &ledger)?;
     let limits = Limits {
         parallel: options.parallel,
@@ -154,7 +120,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let seconds = begun.elapsed().as_secs();
     print!("conformance: {counts:?} in {seconds} s; logs in {}", logs.display());
     if subject.commit {
-        println!("; {} newly known green", ledger.publish(&all, seconds, &date()?)?);
+        ledger.add_run(seconds)?;
+        println!("; {} newly known green", ledger.publish(&all, &date()?)?);
     } else {
         println!("; not a commit's sources: nothing is published");
     }
@@ -186,7 +153,7 @@ fn choose(all: &[String], options: &Options, ledger: &Ledger) -> Result<Vec<Stri
         |test: &String| history.get(test).and_then(|results| results.last()).map(|outcome| outcome.state);
     let mut chosen: Vec<String> = all.to_vec();
     chosen.retain(|test| {
-        options.area.as_deref().is_none_or(|wanted| area(test) == wanted)
+        options.area.as_deref().is_none_or(|wanted| report::area(test) == wanted)
             && (!options.verify || known.contains(test))
             && (!options.confirm || (last(test) == Some(State::Passed) && !known.contains(test)))
             && (!options.resume || last(test).is_none())
@@ -200,33 +167,6 @@ fn choose(all: &[String], options: &Options, ledger: &Ledger) -> Result<Vec<Stri
         chosen.retain(|test| !skip.is_match(test));
     }
     Ok(chosen)
-}
-
-fn parse(arguments: &[String]) -> Result<Options> {
-    let mut options =
-        Options { parallel: 1, test_timeout: Duration::from_secs(600), repeat: 1, ..Options::default() };
-    let mut rest = arguments.iter();
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().cloned().with_context(|| format!("{flag} needs a value\n{USAGE}"));
-        match flag.as_str() {
-            "--area" => options.area = Some(value()?),
-            "--focus" => options.focus = Some(value()?),
-            "--skip" => options.skip = Some(value()?),
-            "--parallel" => options.parallel = value()?.parse().context("--parallel needs a number")?,
-            "--repeat" => options.repeat = value()?.parse().context("--repeat needs a number")?,
-            "--budget" => options.budget = Some(suite::duration(&value()?)?),
-            "--test-timeout" => options.test_timeout = suite::duration(&value()?)?,
-            "--list" => options.list = true,
-            "--resume" => options.resume = true,
-            "--confirm" => options.confirm = true,
-            "--verify-ledger" => options.verify = true,
-            "--build-only" => options.build_only = true,
-            "--binary" => options.binary = Some(PathBuf::from(value()?)),
-            "--help" | "-h" => options.help = true,
-            other => bail!("unknown flag {other}\n{USAGE}"),
-        }
-    }
-    Ok(options)
 }
 
 /// Starts a cluster with the podium to be tested.
@@ -262,6 +202,12 @@ fn commit(root: &Path) -> Result<(String, bool)> {
     status.args(["status", "--porcelain", "--", "crates", "Cargo.lock", "Cargo.toml"]);
     let changed = !output(status.current_dir(root))?.is_empty();
     Ok((head, changed))
+}
+
+/// This commit and those before it, newest first.
+fn commits(root: &Path) -> Result<Vec<String>> {
+    let list = output(Command::new("git").args(["log", "--format=%h", "--abbrev=12"]).current_dir(root))?;
+    Ok(list.lines().map(str::to_owned).collect())
 }
 
 fn date() -> Result<String> {

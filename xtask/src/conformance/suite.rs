@@ -21,6 +21,8 @@ pub(super) enum State {
     Passed,
     Failed,
     Skipped,
+    /// Passed and failed on one commit; no single run comes to this.
+    Flaky,
 }
 
 impl State {
@@ -29,6 +31,7 @@ impl State {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Flaky => "flaky",
         }
     }
 
@@ -36,6 +39,7 @@ impl State {
         match name {
             "passed" => Self::Passed,
             "skipped" => Self::Skipped,
+            "flaky" => Self::Flaky,
             _ => Self::Failed,
         }
     }
@@ -81,7 +85,7 @@ pub(super) fn tests(cache: &Cache) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Runs tests, those marked `[Serial]` alone at the end; reports each when it ends.
+/// Runs tests, those marked `[Serial]` or `[Disruptive]` alone at the end; reports each when it ends.
 pub(super) fn run(
     cache: &Cache,
     cluster: &Kept,
@@ -92,7 +96,7 @@ pub(super) fn run(
 ) -> Result<()> {
     fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let (serial, parallel): (Vec<_>, Vec<_>) =
-        tests.iter().cloned().partition(|test| test.contains("[Serial]"));
+        tests.iter().cloned().partition(|test| test.contains("[Serial]") || test.contains("[Disruptive]"));
     for (group, workers) in [(parallel, limits.parallel.max(1)), (serial, 1)] {
         let queue = Mutex::new(VecDeque::from(group));
         let report = Mutex::new(&mut report);
@@ -141,7 +145,14 @@ fn run_one(cache: &Cache, cluster: &Kept, test: &str, seconds: u64, logs: &Path)
     let begun = Instant::now();
     let status = command.status().context("cannot run the suite")?;
     let seconds = begun.elapsed().as_secs();
-    let found = if report.exists() { specs(&report)?.into_iter().find(|spec| spec.0 == test) } else { None };
+    let found = if report.exists() {
+        let specs = specs(&report)?;
+        // it lists all tests of the suite: too much to be kept for each
+        fs::remove_file(&report)?;
+        specs.into_iter().find(|spec| spec.0 == test)
+    } else {
+        None
+    };
     let (state, cause) = match found {
         Some((_, state, cause)) => (state, cause),
         None => (State::Failed, format!("no result from the suite ({status}): {}", set_up_failure(&log)?)),
@@ -174,9 +185,11 @@ fn spec(report: &Value) -> Option<(String, State, String)> {
         Some("skipped" | "pending") => State::Skipped,
         _ => State::Failed,
     };
-    let mut cause = cause(report["Failure"]["Message"].as_str().unwrap_or_default());
+    let failure = &report["Failure"];
+    let mut cause = cause(failure["Message"].as_str().unwrap_or_default());
     if report["State"] == "timedout" {
-        cause = format!("out of time; {cause}");
+        let step = failure["ProgressReport"]["CurrentStepText"].as_str();
+        cause = format!("out of time at: {}", step.unwrap_or("an unnamed step"));
     }
     Some((words.join(" "), state, cause))
 }
@@ -222,8 +235,10 @@ mod tests {
             ("[sig-x] A b should [Conformance]", State::Failed, "one two")
         );
         assert!(spec(&json!({"LeafNodeType": "BeforeSuite"})).is_none());
-        let late = json!({"LeafNodeType": "It", "LeafNodeText": "x", "State": "timedout"});
-        assert_eq!(spec(&late).unwrap().1, State::Failed);
+        let late = json!({"LeafNodeType": "It", "LeafNodeText": "x", "State": "timedout",
+            "Failure": {"Message": "A suite timeout occurred", "ProgressReport": {"CurrentStepText": "waiting"}}});
+        let (_, state, cause) = spec(&late).unwrap();
+        assert_eq!((state, cause.as_str()), (State::Failed, "out of time at: waiting"));
     }
 
     #[test]
