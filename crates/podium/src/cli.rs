@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{agent, down, image, token, up};
+use crate::{agent, backup, down, image, restore, token, up};
 
 /// Version of Podium and of the Kubernetes API that it serves.
 pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), " (Kubernetes API v1.37)");
@@ -30,6 +30,10 @@ enum Command {
     /// Make, list and delete the tokens with which machines join
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Write everything of a cluster that can't be derived again to a file, also while it runs
+    Backup(backup::BackupArgs),
+    /// Make a data directory from a backup
+    Restore(restore::RestoreArgs),
     /// Remove everything that `up` or `agent` made on this machine
     Down(DownArgs),
     /// Container images on this machine
@@ -119,6 +123,14 @@ pub(crate) fn run() -> ExitCode {
         Command::Token(command) => {
             init_logging();
             token::run(&command)
+        }
+        Command::Backup(args) => {
+            init_logging();
+            backup::run(&args)
+        }
+        Command::Restore(args) => {
+            init_logging();
+            restore::run(&args)
         }
         Command::Down(args) => {
             init_logging();

@@ -13,6 +13,8 @@ pub(crate) const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub(crate) const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Tenth address of the service range, by Kubernetes' custom: Service `kube-system/kube-dns`.
 pub(crate) const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Folder in the data directory while a restore is under way.
+pub(crate) const UNFINISHED: &str = "restoring";
 /// Pod addresses of all nodes; the API server gives each node a network out of it.
 pub(crate) const CLUSTER_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
 /// Pod addresses of the control plane's own node.
@@ -41,6 +43,11 @@ impl Paths {
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
         restrict(data_dir)?;
+        anyhow::ensure!(
+            !data_dir.join(UNFINISHED).exists(),
+            "{} holds an unfinished restore: empty the directory and restore again",
+            data_dir.display()
+        );
         Self::existing(data_dir)
     }
 

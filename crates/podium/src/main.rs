@@ -3,7 +3,7 @@
 //! ```text
 //!   main ──▶ hidden runtime sub-commands (spawner, shim, container init): before any thread exists
 //!        ──▶ toolbox applets, when called by an applet's name (inside podium.local/toolbox)
-//!        ──▶ cli: up · server · down · image · version
+//!        ──▶ cli: up · server · agent · token · backup · restore · down · image · version
 //!
 //!   up = control plane (store, API server, controllers, scheduler) + node (runtime, network, agent, proxy, DNS)
 //! ```
@@ -15,6 +15,7 @@
 mod adapters;
 mod agent;
 mod apply;
+mod backup;
 mod bootstrap;
 mod cli;
 mod cluster_dns;
@@ -25,6 +26,7 @@ mod host;
 mod image;
 mod node_part;
 mod progress;
+mod restore;
 mod token;
 mod toolbox;
 mod up;
