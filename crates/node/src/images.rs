@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::observed::{Blocked, after};
 use crate::pod_actions::doubled;
-use crate::ports::RuntimeError;
+use crate::ports::{PullProgress, RuntimeError};
 
 /// What to do about an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +36,7 @@ fn default_policy(reference: &str) -> &'static str {
 
 /// A failed pull: its reason, text and when to try again (10 s doubling to 5 min).
 pub fn pull_failed(reference: &str, error: &RuntimeError, failures: u32, now: Timestamp) -> Blocked {
-    let reason = match error {
-        RuntimeError::Invalid(_) => "InvalidImageName",
-        RuntimeError::NotFound | RuntimeError::Timeout | RuntimeError::Other(_) => "ErrImagePull",
-    };
-    let message = match error {
-        RuntimeError::Invalid(text) => format!("Failed to apply default image tag {reference:?}: {text}"),
-        RuntimeError::NotFound => format!("failed to pull image {reference:?}: not found"),
-        RuntimeError::Timeout | RuntimeError::Other(_) => {
-            format!("failed to pull image {reference:?}: {error}")
-        }
-    };
-    blocked(reason, message, failures, now)
+    blocked("ErrImagePull", format!("failed to pull image {reference:?}: {error}"), failures, now)
 }
 
 /// Policy Never without the image.
@@ -65,6 +54,12 @@ pub fn blocked(reason: &str, message: String, failures: u32, now: Timestamp) -> 
         retry_at: Some(after(now, doubled(failures))),
         failures: failures.saturating_add(1),
     }
+}
+
+/// For the event of a pull that takes its time.
+pub fn progress_text(reference: &str, progress: &PullProgress) -> String {
+    let PullProgress { layers, layers_done, bytes, bytes_done } = progress;
+    format!("Pulling image {reference:?}: {layers_done} of {layers} layers, {bytes_done} of {bytes} bytes")
 }
 
 /// `1.234s`, for the Pulled event.

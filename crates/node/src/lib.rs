@@ -31,6 +31,7 @@ pub mod pod_actions;
 pub mod pod_status;
 pub mod ports;
 pub mod prober;
+pub mod pull_secrets;
 pub mod references;
 pub mod resolv_conf;
 pub mod resources;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::stream::{ExecOptions, ExecSession};
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Why a runtime call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -223,6 +223,30 @@ pub struct ImageInfo {
     pub stop_signal: Option<String>,
 }
 
+/// A user of a registry; with an empty name, a token.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credential {
+    pub username: String,
+    pub password: String,
+}
+
+/// Passwords stay out of logs.
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// How far a pull is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    pub layers: usize,
+    pub layers_done: usize,
+    /// Compressed size of the layers that weren't here.
+    pub bytes: u64,
+    pub bytes_done: u64,
+}
+
 /// A container runtime with the verbs and semantics of CRI v1.
 pub trait Runtime: Send + Sync + 'static {
     fn run_pod_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, RuntimeError>>;
@@ -283,7 +307,15 @@ pub trait Runtime: Send + Sync + 'static {
         reference: &'a str,
     ) -> BoxFuture<'a, Result<Option<ImageInfo>, RuntimeError>>;
 
-    fn pull_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<ImageInfo, RuntimeError>>;
+    /// Fetches an image unless it is here as its registry has it.
+    ///
+    /// `credentials` are tried in their order; without any, anonymously.
+    fn pull_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<Credential>,
+        progress: watch::Sender<PullProgress>,
+    ) -> BoxFuture<'a, Result<ImageInfo, RuntimeError>>;
 
     fn list_images(&self) -> BoxFuture<'_, Result<Vec<ImageInfo>, RuntimeError>>;
 

@@ -163,6 +163,7 @@ fn uses_trust_bundles(pod: &core::Pod) -> bool {
 /// Names of the ConfigMaps and Secrets that a pod's volumes and environments use.
 pub fn names(pod: &core::Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    secrets.extend(spec(pod).image_pull_secrets.iter().flatten().map(|s| s.name.clone()));
     for volume in spec(pod).volumes.iter().flatten() {
         maps.extend(volume.config_map.as_ref().map(|s| s.name.clone()));
         secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::registries::RegistriesFile;
+
 /// DNS suffix of the cluster.
 pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Addresses of Services.
@@ -78,6 +80,11 @@ impl Paths {
     /// Images and container layers.
     pub(crate) fn images(&self) -> PathBuf {
         self.data.join("runtime")
+    }
+
+    /// What the machine's owner says of image registries.
+    pub(crate) fn registries(&self) -> RegistriesFile {
+        RegistriesFile(self.data.join("registries.yaml"))
     }
 
     /// Pod volumes.

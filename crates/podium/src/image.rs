@@ -19,6 +19,27 @@ pub(crate) enum ImageCommand {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Pull an image from its registry, with what registries.yaml in the data directory says
+    Pull {
+        /// Where the cluster's data lives
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
+        data_dir: PathBuf,
+        /// User of the registry; the password is read from standard input
+        #[arg(long, value_name = "NAME")]
+        username: Option<String>,
+        /// The image, e.g. docker.io/library/nginx:1.29
+        #[arg(value_name = "IMAGE")]
+        image: String,
+    },
+    /// Remove images by name, or with all their names by id
+    Rm {
+        /// Where the cluster's data lives
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
+        data_dir: PathBuf,
+        /// Names or ids
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
     /// List the images
     Ls {
         /// Where the cluster's data lives
@@ -35,6 +56,17 @@ pub(crate) fn run(command: &ImageCommand) -> Result<()> {
             let paths = Paths::create(data_dir)?;
             files.iter().try_for_each(|file| import(&paths, file))
         }
+        ImageCommand::Pull { data_dir, username, image } => {
+            pull(&Paths::create(data_dir)?, username.as_deref(), image)
+        }
+        ImageCommand::Rm { data_dir, images } => {
+            let engine = Paths::existing(data_dir)?.engine()?;
+            images.iter().try_for_each(|image| {
+                runtime::remove_image(&engine, image).with_context(|| format!("cannot remove {image}"))?;
+                outln(&format!("removed {image}"));
+                Ok(())
+            })
+        }
         ImageCommand::Ls { data_dir } => list(&Paths::existing(data_dir)?),
     }
 }
@@ -45,6 +77,43 @@ fn import(paths: &Paths, file: &Path) -> Result<()> {
     for image in images {
         outln(&format!("imported {} {}", names(&image), image.id));
     }
+    Ok(())
+}
+
+fn pull(paths: &Paths, username: Option<&str>, image: &str) -> Result<()> {
+    let credential = username.map(|username| {
+        let mut password = String::new();
+        std::io::stdin().read_line(&mut password).context("cannot read the password")?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        anyhow::Ok(runtime::Credential { username: username.to_owned(), password })
+    });
+    let spec = runtime::PullSpec {
+        reference: image.to_owned(),
+        credentials: credential.transpose()?.into_iter().collect(),
+        registries: paths.registries().read()?,
+    };
+    let engine = paths.engine()?;
+    let executor = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let pulled = executor.context("cannot start")?.block_on(async {
+        let (sender, mut seen) = tokio::sync::watch::channel(runtime::PullProgress::default());
+        let told = tokio::spawn(async move {
+            let mut layers_done = 0;
+            while seen.changed().await.is_ok() {
+                let now = *seen.borrow_and_update();
+                if now.layers_done > layers_done {
+                    layers_done = now.layers_done;
+                    outln(&format!(
+                        "{layers_done} of {} layers, {} of {} bytes",
+                        now.layers, now.bytes_done, now.bytes
+                    ));
+                }
+            }
+        });
+        let pulled = runtime::pull_image(&engine, spec, sender).await;
+        told.await.context("cannot report progress")?;
+        pulled.with_context(|| format!("cannot pull {image}"))
+    })?;
+    outln(&format!("pulled {} {}", names(&pulled), pulled.id));
     Ok(())
 }
 

@@ -26,6 +26,7 @@ mod host;
 mod image;
 mod node_part;
 mod progress;
+mod registries;
 mod restore;
 mod token;
 mod toolbox;

@@ -86,7 +86,7 @@ impl NodePart {
         let agent = NodeAgent::new(
             node_config(&setup),
             clients.agent.clone(),
-            Arc::new(Containers(engine)),
+            Arc::new(Containers(engine, setup.paths.registries())),
             Arc::new(Network(pod_net)),
         );
         let running = Arc::clone(&agent);

@@ -32,7 +32,10 @@ use std::process::ExitCode;
 pub use down::{Report, down};
 pub use engine::{Engine, EngineConfig, ExecOutput, ExecStreams, TerminalSize};
 pub use error::RuntimeError;
-pub use image::{ImageInfo, Layout, import_image, list_images};
+pub use image::{
+    Credential, HostConfig, ImageInfo, Layout, Mirror, PullProgress, PullSpec, Registries, TlsConfig,
+    import_image, list_images, pull_image, remove_image,
+};
 pub use seccomp::default_seccomp;
 pub use spec::{
     ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec, Mount, Propagation, Resources,

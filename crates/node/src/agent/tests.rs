@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::stream::{ExecOptions, LogOptions};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use client::{Client, SystemClock};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -198,6 +200,23 @@ async fn images_are_pulled_or_reported() {
     let refused = world.agent.logs("default", "c", LogOptions::default()).await.err().unwrap();
     assert_eq!(refused.message, "container \"main\" in pod \"c\" is waiting to start: ErrImageNeverPull");
     assert_eq!(refused.code, 400);
+}
+
+#[tokio::test]
+async fn pull_secrets_reach_the_registry() {
+    let world = World::new();
+    world.runtime.add_remote_image("reg.example/app:1");
+    let config = json!({"auths": {"reg.example": {"username": "me", "password": "p"}}}).to_string();
+    world.api.put(
+        "secrets",
+        json!({"metadata": {"name": "pull", "namespace": "default", "uid": "u"},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": STANDARD.encode(config)}}),
+    );
+    let mut pod = pod("a", json!({"image": "reg.example/app:1"}));
+    pod["spec"]["imagePullSecrets"] = json!([{"name": "absent"}, {"name": "pull"}]);
+    world.api.put("pods", pod);
+    world.running("a").await;
+    assert_eq!(world.runtime.pulled_as(), ["me"]);
 }
 
 #[tokio::test]

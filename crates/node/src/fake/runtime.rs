@@ -9,11 +9,11 @@ use api::stream::{ExecOptions, ExecSession};
 use client::Clock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::ports::{
-    ContainerConfig, ContainerState, ContainerStatus, ExecResult, ImageInfo, Runtime, RuntimeError,
-    RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus,
+    ContainerConfig, ContainerState, ContainerStatus, Credential, ExecResult, ImageInfo, PullProgress,
+    Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus,
 };
 
 #[derive(Default)]
@@ -25,6 +25,7 @@ struct State {
     log_dirs: BTreeMap<String, PathBuf>,
     present: BTreeMap<String, ImageInfo>,
     remote: BTreeMap<String, ImageInfo>,
+    pulled_as: Vec<String>,
     exec_codes: BTreeMap<String, i32>,
     calls: Vec<String>,
     listeners: Vec<mpsc::UnboundedSender<RuntimeEvent>>,
@@ -57,6 +58,11 @@ impl FakeRuntime {
     }
 
     /// An image that can be pulled.
+    /// User names that pulls came with.
+    pub fn pulled_as(&self) -> Vec<String> {
+        self.state().pulled_as.clone()
+    }
+
     pub fn add_remote_image(&self, reference: &str) {
         self.state().remote.insert(reference.to_owned(), image(reference));
     }
@@ -288,8 +294,14 @@ impl Runtime for FakeRuntime {
         done(Ok(self.state().present.get(reference).cloned()))
     }
 
-    fn pull_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ImageInfo> {
+    fn pull_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<Credential>,
+        _: watch::Sender<PullProgress>,
+    ) -> Answer<'a, ImageInfo> {
         let mut state = self.state();
+        state.pulled_as.extend(credentials.into_iter().map(|one| one.username));
         let found = state.remote.get(reference).or_else(|| state.present.get(reference)).cloned();
         let Some(info) = found else { return done(Err(RuntimeError::NotFound)) };
         state.present.insert(reference.to_owned(), info.clone());

@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use client::EventType;
 use k8s_openapi::api::core::v1 as core;
+use tokio::sync::watch;
 
 use super::{Flow, PodWorker, Wake};
 use crate::container_config::{ConfigInputs, container_config, write_container_files};
 use crate::env::{EnvInputs, environment, services_for};
 use crate::fields::FieldContext;
 use crate::hooks::{self, PostStart};
-use crate::images::{ImageStep, blocked, image_step, never_pull};
+use crate::images::{ImageStep, blocked, image_step, never_pull, progress_text};
 use crate::observed::{Blocked, find_container};
-use crate::ports::{ContainerConfig, ImageInfo, RuntimeError};
+use crate::ports::{ContainerConfig, Credential, ImageInfo, PullProgress, RuntimeError};
 use crate::prober::ProbeTarget;
+use crate::pull_secrets::credentials_for;
 
+/// Between events of a pull that takes its time.
+const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 /// How long the first read of the services may take.
 const FIRST_READ: Duration = Duration::from_secs(10);
 
@@ -123,13 +127,40 @@ impl PodWorker {
                 None
             }
             ImageStep::Pull => {
-                self.pull(name, attempt, reference);
+                let credentials = self.pull_credentials(name, &reference).await;
+                self.pull(name, attempt, reference, credentials);
                 None
             }
         }
     }
 
-    fn pull(&mut self, name: &str, attempt: u32, reference: String) {
+    /// What the pod's pull secrets hold for an image. Missing secrets are told: the pull may do without.
+    async fn pull_credentials(&self, name: &str, reference: &str) -> Vec<Credential> {
+        let secrets = crate::observed::spec(&self.pod).image_pull_secrets.iter().flatten();
+        let wanted: Vec<&str> = secrets.map(|secret| secret.name.as_str()).collect();
+        let (false, Some(held)) = (wanted.is_empty(), &self.memory.held) else { return Vec::new() };
+        let sources = match self.shared.references.read(held).await {
+            Ok(sources) => sources,
+            Err(error) => {
+                tracing::warn!(pod = %self.uid, %error, "cannot read pull secrets");
+                return Vec::new();
+            }
+        };
+        let found: Vec<_> =
+            wanted.iter().map(|name| sources.secrets.get(*name).and_then(Option::as_ref)).collect();
+        let missing: Vec<_> =
+            wanted.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| *n).collect();
+        if !missing.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.tell(name, EventType::Warning, "FailedToRetrieveImagePullSecret", &text);
+        }
+        credentials_for(reference, &found.into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    fn pull(&mut self, name: &str, attempt: u32, reference: String, credentials: Vec<Credential>) {
         self.tell(name, EventType::Normal, "Pulling", &format!("Pulling image {reference:?}"));
         let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
         let waiting = Blocked {
@@ -140,12 +171,24 @@ impl PodWorker {
             failures,
         };
         self.memory.blocked.insert(name.to_owned(), waiting);
-        let (runtime, clock, wake) =
-            (self.shared.runtime.clone(), self.shared.clock.clone(), self.wake.clone());
+        let (shared, pod, wake) = (self.shared.clone(), self.pod.clone(), self.wake.clone());
         let container = name.to_owned();
         client::spawn(async move {
+            let clock = &shared.clock;
             let began = clock.monotonic();
-            let result = runtime.pull_image(&reference).await;
+            let (sender, progress) = watch::channel(PullProgress::default());
+            let mut pull = shared.runtime.pull_image(&reference, credentials, sender);
+            let result = loop {
+                tokio::select! {
+                    biased;
+                    result = &mut pull => break result,
+                    () = clock.sleep(PROGRESS_EVERY) => {
+                        let text = progress_text(&reference, &progress.borrow());
+                        tracing::info!(container, "{text}");
+                        shared.events.container(&pod, &container, EventType::Normal, "Pulling", &text);
+                    }
+                }
+            };
             let took = clock.monotonic().saturating_sub(began);
             // The worker may have ended meanwhile.
             drop(wake.send(Wake::Pulled { container, attempt, took, result: Box::new(result) }));

@@ -9,10 +9,12 @@ use api::stream::{ExecOptions, ExecOutput, ExecSession, TerminalSize};
 use futures_util::future::BoxFuture;
 use node::ports;
 use runtime::Engine;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// The container engine of this machine.
-pub(crate) struct Containers(pub(crate) Arc<Engine>);
+use crate::registries::RegistriesFile;
+
+/// The container engine of this machine, and what its owner says of registries.
+pub(crate) struct Containers(pub(crate) Arc<Engine>, pub(crate) RegistriesFile);
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, ports::RuntimeError>>;
 
@@ -101,8 +103,34 @@ impl ports::Runtime for Containers {
         Box::pin(async move { Ok(self.0.image_status(reference).await.map_err(error)?.map(image)) })
     }
 
-    fn pull_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ports::ImageInfo> {
-        Box::pin(async move { self.0.pull_image(reference).await.map(image).map_err(error) })
+    fn pull_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<ports::Credential>,
+        progress: watch::Sender<ports::PullProgress>,
+    ) -> Answer<'a, ports::ImageInfo> {
+        Box::pin(async move {
+            let registries =
+                self.1.read().map_err(|error| ports::RuntimeError::Other(format!("{error:#}")))?;
+            let credentials = credentials
+                .into_iter()
+                .map(|one| runtime::Credential { username: one.username, password: one.password });
+            let spec = runtime::PullSpec {
+                reference: reference.to_owned(),
+                credentials: credentials.collect(),
+                registries,
+            };
+            let (sender, mut seen) = watch::channel(runtime::PullProgress::default());
+            let mut pull = std::pin::pin!(self.0.pull_image(spec, sender));
+            let pulled = loop {
+                tokio::select! {
+                    biased;
+                    pulled = &mut pull => break pulled,
+                    Ok(()) = seen.changed() => drop(progress.send_replace(pull_progress(*seen.borrow()))),
+                }
+            };
+            pulled.map(image).map_err(error)
+        })
     }
 
     fn list_images(&self) -> Answer<'_, Vec<ports::ImageInfo>> {
@@ -115,6 +143,11 @@ impl ports::Runtime for Containers {
     fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
         Box::pin(async move { self.0.remove_image(reference).await.map_err(error) })
     }
+}
+
+fn pull_progress(p: runtime::PullProgress) -> ports::PullProgress {
+    let runtime::PullProgress { layers, layers_done, bytes, bytes_done } = p;
+    ports::PullProgress { layers, layers_done, bytes, bytes_done }
 }
 
 fn error(error: runtime::RuntimeError) -> ports::RuntimeError {

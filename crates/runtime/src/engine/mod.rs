@@ -4,6 +4,7 @@
 //! container whose end nobody saw is reported as 137 `ContainerStatusUnknown`. No process is forked here.
 
 mod exec;
+mod images;
 mod sandboxes;
 mod spawner;
 mod watcher;
@@ -18,13 +19,14 @@ use tokio::sync::{mpsc, watch};
 pub use exec::{ExecOutput, ExecStreams, TerminalSize};
 
 use crate::error::{During as _, RuntimeError};
-use crate::image::{ImageInfo, ImageStore, Layout};
+use crate::image::{ImageInfo, ImageStore};
 use crate::logs::now_nanos;
 use crate::spec::{
     ContainerPlan, ContainerRecord, ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec,
     RuntimeEvent, RuntimeEventKind, SandboxPlan, SandboxStatus,
 };
 use crate::wire::{self, Reply, Request};
+pub(crate) use images::images_in_use;
 
 /// A killed process that has not ended after this time is stuck in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
@@ -348,68 +350,6 @@ impl Engine {
         let sandbox_id = self.record(id)?.status.sandbox_id;
         let answer = self.ask(&sandbox_id, Request::Attach { id: id.to_owned() }).await?;
         exec::streams(answer)
-    }
-
-    /// An image by reference or id.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub async fn image_status(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
-        let (images, reference) = (Arc::clone(&self.images), reference.to_owned());
-        blocking(move || images.status(&reference)).await
-    }
-
-    /// The image when it is here; there is no registry client yet.
-    ///
-    /// # Errors
-    /// `NotFound` with the reference.
-    pub async fn pull_image(&self, reference: &str) -> Result<ImageInfo, RuntimeError> {
-        let missing = || {
-            RuntimeError::NotFound(format!(
-                "image {reference}: not on this machine, and no registry client yet"
-            ))
-        };
-        self.image_status(reference).await?.ok_or_else(missing)
-    }
-
-    /// # Errors
-    /// When the store can't be read.
-    pub async fn list_images(&self) -> Result<Vec<ImageInfo>, RuntimeError> {
-        let images = Arc::clone(&self.images);
-        blocking(move || images.list()).await
-    }
-
-    /// Removes a reference, and the image with its last one. Idempotent.
-    ///
-    /// # Errors
-    /// When files can't be deleted.
-    pub async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {
-        let in_use: Vec<String> =
-            self.state().containers.values().map(|r| r.status.image_id.clone()).collect();
-        let (images, reference) = (Arc::clone(&self.images), reference.to_owned());
-        blocking(move || images.remove(&reference, &in_use)).await
-    }
-
-    /// Imports a docker archive or an OCI layout, a tar file that may be gzipped.
-    ///
-    /// # Errors
-    /// `Invalid` for an archive that is broken or hostile.
-    pub async fn import_image(&self, archive: &Path) -> Result<Vec<ImageInfo>, RuntimeError> {
-        let (images, archive) = (Arc::clone(&self.images), archive.to_owned());
-        blocking(move || images.import(&archive)).await
-    }
-
-    /// Packs an image from an executable of this machine, unless it is there for this very executable.
-    ///
-    /// # Errors
-    /// When a library of the executable isn't found or files can't be written.
-    pub async fn ensure_builtin_image(
-        &self,
-        reference: &str,
-        layout: Layout,
-    ) -> Result<ImageInfo, RuntimeError> {
-        let (images, reference) = (Arc::clone(&self.images), reference.to_owned());
-        blocking(move || images.ensure_builtin(&reference, &layout)).await
     }
 }
 

@@ -9,12 +9,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::layer::{self, Hashing};
+use super::manifest::{ConfigFile, Descriptor, Index, MAX_DOCUMENT_BYTES, Manifest};
 use super::tree::{Tree, relative};
 use super::{ImageInfo, ImageStore, StoredImage, reference};
 use crate::error::{During as _, RuntimeError};
-
-/// Manifests and configurations are small.
-const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -23,57 +21,6 @@ struct DockerEntry {
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct ConfigFile {
-    #[serde(default)]
-    config: Option<ProcessConfig>,
-    rootfs: RootFs,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct ProcessConfig {
-    user: Option<String>,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: Option<String>,
-    stop_signal: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<String>,
 }
 
 /// An archive's files, unpacked for reading.
@@ -122,18 +69,12 @@ impl ImageStore {
             }
         }
         let path = files.verified_blob(&descriptor.digest)?;
-        let manifest: Manifest =
-            if descriptor.media_type.contains("index") || descriptor.media_type.contains("list") {
-                let index: Index = files.json(&path)?;
-                let ours = |d: &&Descriptor| {
-                    d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture())
-                };
-                let found = index.manifests.iter().find(ours).or(index.manifests.first());
-                let found = found.ok_or_else(|| RuntimeError::Invalid("empty index".into()))?;
-                files.json(&files.verified_blob(&found.digest)?)?
-            } else {
-                files.json(&path)?
-            };
+        let manifest: Manifest = if descriptor.is_index() {
+            let index: Index = files.json(&path)?;
+            files.json(&files.verified_blob(&index.ours()?.digest)?)?
+        } else {
+            files.json(&path)?
+        };
         let config = files.verified_blob(&manifest.config.digest)?;
         let layers: Vec<String> =
             manifest.layers.iter().map(|l| files.verified_blob(&l.digest)).collect::<Result<_, _>>()?;
@@ -149,41 +90,22 @@ impl ImageStore {
     ) -> Result<ImageInfo, RuntimeError> {
         let id = files.digest(config_path)?;
         let config: ConfigFile = files.json(config_path)?;
-        if config.rootfs.diff_ids.len() != layers.len() {
-            return Err(RuntimeError::Invalid(
-                "the configuration and the manifest disagree on layers".into(),
-            ));
-        }
+        let diff_ids = config.diff_ids(layers.len())?.to_vec();
         let mut size_bytes = 0;
-        for (path, digest) in layers.iter().zip(&config.rootfs.diff_ids) {
+        for (path, digest) in layers.iter().zip(&diff_ids) {
             let unpacked = self.scratch()?;
             let (found, size) = layer::unpack(files.open(path)?, &unpacked).inspect_err(|_| {
                 crate::error::log_failure(std::fs::remove_dir_all(&unpacked), "cannot tidy up")
             })?;
-            if found != *digest || !reference::is_digest(digest) {
+            if found != *digest {
                 std::fs::remove_dir_all(&unpacked)?;
                 return Err(RuntimeError::Invalid(format!("layer {path} is {found}, not {digest}")));
             }
             size_bytes += size;
             self.adopt_layer(&unpacked, digest)?;
         }
-        let process = config.config.unwrap_or_default();
-        let env = process.env.unwrap_or_default();
-        let pair = |text: &String| {
-            text.split_once('=').map_or((text.clone(), String::new()), |(n, v)| (n.to_owned(), v.to_owned()))
-        };
-        let info = ImageInfo {
-            id,
-            size_bytes,
-            entrypoint: process.entrypoint.unwrap_or_default(),
-            cmd: process.cmd.unwrap_or_default(),
-            env: env.iter().map(pair).collect(),
-            working_dir: process.working_dir.unwrap_or_default(),
-            user: process.user.unwrap_or_default(),
-            stop_signal: process.stop_signal.filter(|signal| !signal.is_empty()),
-            ..ImageInfo::default()
-        };
-        let image = StoredImage { info, layers: config.rootfs.diff_ids };
+        let info = config.describe(id, size_bytes);
+        let image = StoredImage { info, layers: diff_ids };
         self.add(&image, &names)?;
         Ok(self.load(&image.info.id)?.info)
     }
@@ -228,14 +150,5 @@ impl Unpacked {
             return Err(RuntimeError::Invalid(format!("blob {digest} has the content of {found}")));
         }
         Ok(path)
-    }
-}
-
-/// This machine's architecture in Go's spelling, which images use.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

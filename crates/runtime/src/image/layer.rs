@@ -1,4 +1,4 @@
-//! Unpacking one layer: a tar stream, perhaps gzipped, into a folder in overlay form.
+//! Unpacking one layer: a tar stream, plain or compressed (gzip, zstd), into a folder in overlay form.
 //!
 //! Deleted files become character devices 0:0 and replaced folders get `trusted.overlay.opaque`, as overlayfs wants it
 //! (OCI image specification, layer.md, "Whiteouts").
@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use tar::EntryType;
 
 use super::tree::{Tree, relative};
+use super::zstd;
 use crate::error::{During as _, RuntimeError};
 
 /// No honest layer comes near; a bomb stops here.
@@ -55,8 +56,8 @@ impl<R: Read> Read for Hashing<R> {
 pub(super) fn decompress<'a, R: Read + 'a>(stream: R) -> Result<Box<dyn Read + 'a>, RuntimeError> {
     let mut reader = BufReader::with_capacity(128 * 1024, stream);
     let magic = io::BufRead::fill_buf(&mut reader).during(|| "cannot read an archive".into())?;
-    if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        return Err(RuntimeError::Invalid("layers compressed with zstd are not supported".into()));
+    if magic.starts_with(&zstd::MAGIC) {
+        return Ok(Box::new(zstd::Frames::new(reader)));
     }
     if magic.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(reader)));

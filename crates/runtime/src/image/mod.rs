@@ -5,6 +5,7 @@
 //! images/HEX.json      what the runtime needs of an image's configuration, and its layers
 //! names.json           reference -> image id
 //! tmp/                 work in progress; emptied when a store is opened
+//! ingest/              blobs that are being pulled: they outlive a failed attempt and a restart
 //! lock                 held by the one writer of all processes: `podium image import` works beside a running agent
 //! ```
 //!
@@ -13,19 +14,29 @@
 mod builtin;
 mod elf;
 mod import;
+mod ingest;
 mod layer;
+mod manifest;
+mod pull;
 mod reference;
+mod registries;
 mod tree;
+mod zstd;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OnceCell, watch};
 
 pub use builtin::Layout;
+pub use pull::{PullProgress, PullSpec};
+pub use registries::{Credential, HostConfig, Mirror, Registries, TlsConfig};
+
+use ingest::Ingest;
 
 use crate::engine::EngineConfig;
 use crate::error::{During as _, RuntimeError};
@@ -59,6 +70,8 @@ struct StoredImage {
 pub(crate) struct ImageStore {
     dir: PathBuf,
     names: Mutex<Names>,
+    /// Where the agent's pulls are under way; opened by the first.
+    ingest: OnceCell<Arc<Ingest>>,
 }
 
 /// What was last read of the file of names.
@@ -73,7 +86,7 @@ struct Names {
 impl ImageStore {
     pub(crate) fn open(dir: &Path) -> Result<Self, RuntimeError> {
         fs::create_dir_all(dir).during(|| format!("cannot make {}", dir.display()))?;
-        let store = Self { dir: dir.to_owned(), names: Mutex::default() };
+        let store = Self { dir: dir.to_owned(), names: Mutex::default(), ingest: OnceCell::new() };
         // nobody else's work in progress is thrown away
         let _lock = store.lock()?;
         let tmp = dir.join("tmp");
@@ -85,6 +98,15 @@ impl ImageStore {
         }
         drop(store.names()?);
         Ok(store)
+    }
+
+    pub(crate) async fn ingest(&self) -> Result<Arc<Ingest>, RuntimeError> {
+        let place = self.dir.join("ingest/agent");
+        let open = async || {
+            let opened = tokio::task::spawn_blocking(move || Ingest::open(&place)).await;
+            opened.during(|| "cannot open the folder of pulls".into())?.map(Arc::new)
+        };
+        self.ingest.get_or_try_init(open).await.cloned()
     }
 
     /// Waits until no other writer is at work, in this process or another; the lock goes with the file.
@@ -275,6 +297,35 @@ pub fn import_image(config: &EngineConfig, archive: &Path) -> Result<Vec<ImageIn
 /// When they can't be read.
 pub fn list_images(config: &EngineConfig) -> Result<Vec<ImageInfo>, RuntimeError> {
     ImageStore::open(&config.images())?.list()
+}
+
+/// Pulls an image without an engine; one that runs on the same data directory sees it from then on.
+///
+/// # Errors
+/// As [`crate::Engine::pull_image`].
+pub async fn pull_image(
+    config: &EngineConfig,
+    spec: PullSpec,
+    progress: watch::Sender<PullProgress>,
+) -> Result<ImageInfo, RuntimeError> {
+    let store = Arc::new(ImageStore::open(&config.images())?);
+    // apart from what a running agent holds
+    let place = config.images().join("ingest/by-hand");
+    let ingest = tokio::task::spawn_blocking(move || Ingest::open(&place)).await;
+    let ingest = ingest.during(|| "cannot wait for another pull".into())??;
+    store.pull(Arc::new(ingest), spec, progress).await
+}
+
+/// Removes a name, or by its id an image with all its names, without an engine.
+///
+/// # Errors
+/// `NotFound` without such an image, `Invalid` while a container uses it.
+pub fn remove_image(config: &EngineConfig, reference: &str) -> Result<(), RuntimeError> {
+    let store = ImageStore::open(&config.images())?;
+    if store.status(reference)?.is_none() {
+        return Err(RuntimeError::NotFound(format!("image {reference}")));
+    }
+    store.remove(reference, &crate::engine::images_in_use(config)?)
 }
 
 fn hex(digest: &str) -> &str {

@@ -44,6 +44,15 @@ pub(crate) fn normalise(text: &str) -> Result<String, RuntimeError> {
     Ok(format!("{registry}/{path}:{tag}"))
 }
 
+/// A normalised name without its tag or digest.
+pub(crate) fn repository(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
 /// `sha256:` and 64 lower-case hexadecimal digits.
 pub(crate) fn is_digest(text: &str) -> bool {
     let hex = text.strip_prefix("sha256:").unwrap_or_default();
@@ -69,6 +78,9 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(normalise(text).as_deref(), Ok(want.as_str()), "{text}");
+        }
+        for name in ["host:5000/a/b:t", &format!("host:5000/a/b@{digest}"), "host:5000/a/b"] {
+            assert_eq!(repository(name), "host:5000/a/b");
         }
         for bad in ["", "UPPER", "a//b", "a:", "a:.x", "../x", "x@sha256:12", "a/../b", "a b"] {
             assert!(normalise(bad).is_err(), "{bad}");

@@ -37,7 +37,7 @@ fn builtin_images_are_packed_once_and_found_by_every_name() {
 }
 
 /// A docker archive with two layers, the second of which deletes a file of the first.
-fn docker_archive(tamper: bool) -> Vec<u8> {
+pub(super) fn docker_archive(tamper: bool) -> Vec<u8> {
     let tar_of = |files: &[(&str, &[u8])]| {
         let mut archive = tar::Builder::new(Vec::new());
         for (path, content) in files {

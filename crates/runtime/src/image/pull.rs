@@ -1,0 +1,454 @@
+//! Pulling an image from its registry or a mirror (OCI distribution specification 1.1).
+//!
+//! ```text
+//! endpoint by endpoint, credential by credential:
+//! reference ──▶ manifest (an index: the one for this machine) ──▶ configuration
+//!                      └─ layers that aren't here, some at a time: fetch (resumed) ──▶ verify ──▶ unpack ──▶ verify
+//! all there ──▶ the store's lock ──▶ layers take their places, the image gets its names
+//! ```
+//!
+//! Nothing is taken on trust: manifests, configurations, blobs and plain layers are checked against the digest they are
+//! asked by.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol,
+};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use ring::digest::{SHA256, digest};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::ingest::{Ingest, digest_of};
+use super::manifest::{ConfigFile, Descriptor, Index, MAX_DOCUMENT_BYTES, Manifest};
+use super::registries::{Credential, Endpoint, Registries};
+use super::{ImageInfo, ImageStore, StoredImage, reference};
+use crate::error::{During as _, RuntimeError};
+
+const MANIFEST_TYPES: &[&str] = &[
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+/// Layers of one image that are fetched at a time.
+const PARALLEL_LAYERS: usize = 3;
+/// Broken transfers of one blob in a row that bring nothing new.
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest silence within a transfer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What to pull, and as whom.
+#[derive(Clone, Debug, Default)]
+pub struct PullSpec {
+    pub reference: String,
+    /// Tried in their order on the image's own registry; none: anonymously.
+    pub credentials: Vec<Credential>,
+    pub registries: Registries,
+}
+
+/// How far a pull is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    pub layers: usize,
+    pub layers_done: usize,
+    /// Compressed size of the layers that weren't here.
+    pub bytes: u64,
+    pub bytes_done: u64,
+}
+
+/// One pull from one endpoint as one user.
+struct Session {
+    client: Client,
+    auth: RegistryAuth,
+    image: oci_client::Reference,
+    ingest: Arc<Ingest>,
+    slots: Semaphore,
+    progress: watch::Sender<PullProgress>,
+}
+
+impl ImageStore {
+    /// Pulls an image unless it was imported by hand under this very name: what somebody brought here is meant.
+    pub(crate) async fn pull(
+        self: Arc<Self>,
+        ingest: Arc<Ingest>,
+        spec: PullSpec,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<ImageInfo, RuntimeError> {
+        let name = reference::normalise(&spec.reference)?;
+        if let Some(found) = self.imported(&name)? {
+            return Ok(found);
+        }
+        let (registry, repository) = name.split_once('/').unwrap_or_default();
+        if registry == "podium.local" {
+            return Err(RuntimeError::NotFound(format!("image {name}: podium.local is no registry")));
+        }
+        let repository = reference::repository(repository);
+        let mut last = RuntimeError::NotFound(format!("image {name}: no endpoint"));
+        for endpoint in spec.registries.endpoints(registry)? {
+            for auth in identities(&endpoint, &spec.credentials) {
+                let session = Session {
+                    client: connect(&endpoint)?,
+                    auth,
+                    image: target(&endpoint, &name),
+                    ingest: Arc::clone(&ingest),
+                    slots: Semaphore::new(PARALLEL_LAYERS),
+                    progress: progress.clone(),
+                };
+                match session.fetch(&self, &name, &format!("{registry}/{repository}")).await {
+                    Ok(info) => return Ok(info),
+                    Err(error) => {
+                        tracing::warn!(image = %name, endpoint = %endpoint.host, %error, "cannot pull");
+                        last = error;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn imported(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
+        let Some(info) = self.status(name)? else { return Ok(None) };
+        let repository = reference::repository(name);
+        let pulled = info.repo_digests.iter().any(|digest| reference::repository(digest) == repository);
+        Ok((!pulled).then_some(info))
+    }
+
+    /// Moves the layers to their places and takes the image into the books, in one step for other processes.
+    fn take_over(
+        &self,
+        ingest: &Ingest,
+        image: &StoredImage,
+        names: &[String],
+    ) -> Result<ImageInfo, RuntimeError> {
+        let _lock = self.lock()?;
+        for diff_id in &image.layers {
+            let unpacked = ingest.layer(diff_id);
+            if unpacked.exists() {
+                self.adopt_layer(&unpacked, diff_id)?;
+            }
+            if !self.layer_dir(diff_id).exists() {
+                return Err(RuntimeError::Other(format!("layer {diff_id} was removed meanwhile")));
+            }
+        }
+        self.add(image, names)?;
+        Ok(self.load(&image.info.id)?.info)
+    }
+}
+
+impl Session {
+    async fn fetch(
+        self,
+        store: &Arc<ImageStore>,
+        name: &str,
+        repository: &str,
+    ) -> Result<ImageInfo, RuntimeError> {
+        let (mut bytes, top) = self.manifest(&self.image).await?;
+        let shape: Descriptor = serde_json::from_value(serde_json::json!({
+            "digest": top,
+            "mediaType": parse::<serde_json::Value>(&bytes, "manifest")?["mediaType"].as_str().unwrap_or_default(),
+        }))
+        .during(|| "cannot read a manifest".into())?;
+        let is_index = shape.is_index() || parse::<Manifest>(&bytes, "manifest").is_err();
+        if is_index {
+            let index: Index = parse(&bytes, "index")?;
+            let child = self.image.clone_with_digest(index.ours()?.digest.clone());
+            bytes = self.manifest(&child).await?.0;
+        }
+        let manifest: Manifest = parse(&bytes, "manifest")?;
+        let config_bytes = self.document(&manifest.config).await?;
+        let config: ConfigFile = parse(&config_bytes, "configuration")?;
+        let diff_ids = config.diff_ids(manifest.layers.len())?.to_vec();
+        let size = manifest.layers.iter().map(|layer| layer.size).sum();
+        let image = StoredImage {
+            info: config.describe(manifest.config.digest.clone(), size),
+            layers: diff_ids.clone(),
+        };
+        let ingest = Arc::clone(&self.ingest);
+        self.layers(store, manifest.layers, &diff_ids).await?;
+        let names = vec![name.to_owned(), format!("{repository}@{top}")];
+        let store = Arc::clone(store);
+        let taken = tokio::task::spawn_blocking(move || store.take_over(&ingest, &image, &names)).await;
+        taken.during(|| "cannot keep the image".into())?
+    }
+
+    /// The bytes of a manifest and their digest, which is the one asked for if one was.
+    async fn manifest(&self, image: &oci_client::Reference) -> Result<(Vec<u8>, String), RuntimeError> {
+        let pulled = self.client.pull_manifest_raw(image, &self.auth, MANIFEST_TYPES).await;
+        let (bytes, _) = pulled.map_err(|error| explain(image, &error))?;
+        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(RuntimeError::Invalid(format!("the manifest of {image} is too big")));
+        }
+        let found = sha256(&bytes);
+        match image.digest() {
+            Some(wanted) if wanted != found => {
+                Err(RuntimeError::Other(format!("the manifest of {image} has the content of {found}")))
+            }
+            _ => Ok((bytes.to_vec(), found)),
+        }
+    }
+
+    /// A small blob, verified.
+    async fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, RuntimeError> {
+        if !reference::is_digest(&wanted.digest) {
+            return Err(RuntimeError::Invalid(format!("{:?} is no supported digest", wanted.digest)));
+        }
+        let response = self.client.pull_blob_stream(&self.image, &wanted.digest.as_str()).await;
+        let mut stream = response.map_err(|error| explain(&self.image, &error))?.stream;
+        let mut bytes = Vec::new();
+        while let Some(part) = stream.next().await {
+            bytes.extend_from_slice(&part.during(|| format!("cannot fetch {}", wanted.digest))?);
+            if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
+                return Err(RuntimeError::Invalid(format!("{} is too big", wanted.digest)));
+            }
+        }
+        let found = sha256(&bytes);
+        if found != wanted.digest {
+            return Err(RuntimeError::Other(format!("blob {} has the content of {found}", wanted.digest)));
+        }
+        Ok(bytes)
+    }
+
+    /// Sees to it that all layers are unpacked here or in the store.
+    async fn layers(
+        self,
+        store: &Arc<ImageStore>,
+        layers: Vec<Descriptor>,
+        diff_ids: &[String],
+    ) -> Result<(), RuntimeError> {
+        let missing: Vec<(Descriptor, String)> = layers
+            .into_iter()
+            .zip(diff_ids.iter().cloned())
+            .filter(|(_, diff_id)| !store.layer_dir(diff_id).exists())
+            .collect();
+        if let Some((bad, _)) = missing.iter().find(|(layer, _)| !reference::is_digest(&layer.digest)) {
+            return Err(RuntimeError::Invalid(format!("{:?} is no supported digest", bad.digest)));
+        }
+        self.progress.send_replace(PullProgress {
+            layers: missing.len(),
+            bytes: missing.iter().map(|(layer, _)| layer.size).sum(),
+            ..PullProgress::default()
+        });
+        let session = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        for (layer, diff_id) in missing {
+            let (session, store) = (Arc::clone(&session), Arc::clone(store));
+            tasks.spawn(async move { session.layer(&store, &layer, &diff_id).await });
+        }
+        // the first failure ends the others: dropped tasks stop, and their files are there for the next attempt
+        while let Some(done) = tasks.join_next().await {
+            done.during(|| "a transfer broke".into())??;
+        }
+        Ok(())
+    }
+
+    async fn layer(&self, store: &ImageStore, layer: &Descriptor, diff_id: &str) -> Result<(), RuntimeError> {
+        let slot = self.slots.acquire().await.during(|| "the pull has ended".into())?;
+        let claim = self.ingest.claim(diff_id).await;
+        if !store.layer_dir(diff_id).exists() && !self.ingest.layer(diff_id).exists() {
+            self.blob(layer).await?;
+            let (ingest, digest, diff_id) =
+                (Arc::clone(&self.ingest), layer.digest.clone(), diff_id.to_owned());
+            // the claim lives as long as the work, whether somebody still waits or not
+            let work = move || ingest.unpack(&digest, &diff_id).map(|()| drop(claim));
+            tokio::task::spawn_blocking(work).await.during(|| "cannot unpack".into())??;
+        }
+        drop(slot);
+        self.progress.send_modify(|progress| progress.layers_done += 1);
+        Ok(())
+    }
+
+    /// Fetches a blob into its file, going on where an earlier attempt broke off, and verifies it.
+    async fn blob(&self, layer: &Descriptor) -> Result<(), RuntimeError> {
+        let path = self.ingest.blob(&layer.digest);
+        let (mut failures, mut pause) = (0, FIRST_PAUSE);
+        loop {
+            let before = size_of(&path);
+            let Err(error) = self.transfer(layer, &path).await else { break };
+            if matches!(error, RuntimeError::NotFound(_) | RuntimeError::Invalid(_)) {
+                return Err(error);
+            }
+            failures = if size_of(&path) > before { 1 } else { failures + 1 };
+            if failures >= ATTEMPTS {
+                return Err(error);
+            }
+            tracing::info!(blob = %layer.digest, %error, "a transfer broke; going on");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+        let file = path.clone();
+        let found = tokio::task::spawn_blocking(move || digest_of(&file)).await;
+        let found = found.during(|| "cannot verify".into())??;
+        if found != layer.digest {
+            std::fs::remove_file(&path)?;
+            return Err(RuntimeError::Other(format!("blob {} has the content of {found}", layer.digest)));
+        }
+        Ok(())
+    }
+
+    /// One transfer: from the file's end to the blob's.
+    async fn transfer(&self, layer: &Descriptor, path: &Path) -> Result<(), RuntimeError> {
+        let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(path).await?;
+        let mut have = file.metadata().await?.len();
+        if have > layer.size {
+            file.set_len(0).await?;
+            have = 0;
+        }
+        if have == layer.size && have > 0 {
+            return Ok(());
+        }
+        let digest = layer.digest.as_str();
+        let response = if have == 0 {
+            self.client.pull_blob_stream(&self.image, &digest).await.map(BlobResponse::Full)
+        } else {
+            self.client.pull_blob_stream_partial(&self.image, &digest, have, None).await
+        };
+        let mut stream = match response.map_err(|error| explain(&self.image, &error))? {
+            BlobResponse::Partial(stream) => stream,
+            BlobResponse::Full(stream) => {
+                file.set_len(0).await?;
+                have = 0;
+                stream
+            }
+        };
+        let copied = self.copy(&mut stream, &mut file, layer, have).await;
+        // what has come counts, however the transfer ended
+        file.flush().await?;
+        copied
+    }
+
+    async fn copy<S>(
+        &self,
+        stream: &mut S,
+        file: &mut tokio::fs::File,
+        layer: &Descriptor,
+        mut have: u64,
+    ) -> Result<(), RuntimeError>
+    where
+        S: Stream<Item = Result<bytes::Bytes, std::io::Error>> + Unpin,
+    {
+        let digest = layer.digest.as_str();
+        while let Some(part) = stream.next().await {
+            let part = part.during(|| format!("cannot fetch {digest}"))?;
+            have += part.len() as u64;
+            if have > layer.size {
+                let text = format!("blob {digest} is longer than {} bytes", layer.size);
+                return Err(RuntimeError::Invalid(text));
+            }
+            file.write_all(&part).await?;
+            self.progress.send_modify(|progress| progress.bytes_done += part.len() as u64);
+        }
+        if have < layer.size {
+            return Err(RuntimeError::Other(format!(
+                "blob {digest} ended after {have} of {} bytes",
+                layer.size
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// As whom to ask an endpoint: the machine's own credential, the pod's on the image's own registry, else nobody.
+fn identities(endpoint: &Endpoint, credentials: &[Credential]) -> Vec<RegistryAuth> {
+    let pods = credentials.iter().filter(|_| endpoint.is_origin);
+    let all: Vec<RegistryAuth> = endpoint
+        .auth
+        .iter()
+        .chain(pods)
+        .map(|one| match one.username.as_str() {
+            "" => RegistryAuth::Bearer(one.password.clone()),
+            name => RegistryAuth::Basic(name.to_owned(), one.password.clone()),
+        })
+        .collect();
+    if all.is_empty() { vec![RegistryAuth::Anonymous] } else { all }
+}
+
+fn connect(endpoint: &Endpoint) -> Result<Client, RuntimeError> {
+    // several parts of the program may be first to need one
+    if rustls::crypto::CryptoProvider::get_default().is_none()
+        && rustls::crypto::ring::default_provider().install_default().is_err()
+    {
+        tracing::trace!("another thread installed the TLS provider");
+    }
+    let authority = endpoint.tls.ca_file.as_ref().map(|path| {
+        let data = std::fs::read(path).during(|| format!("cannot read {}", path.display()))?;
+        Ok::<_, RuntimeError>(Certificate { encoding: CertificateEncoding::Pem, data })
+    });
+    let config = ClientConfig {
+        protocol: if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+        extra_root_certificates: authority.transpose()?.into_iter().collect(),
+        // plain HTTP proves nothing either, and a machine without authorities must be able to use it
+        accept_invalid_certificates: endpoint.tls.insecure_skip_verify || endpoint.plain_http,
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: concat!("podium/", env!("CARGO_PKG_VERSION")),
+        ..ClientConfig::default()
+    };
+    Client::try_from(config).during(|| format!("cannot speak to {}", endpoint.host))
+}
+
+/// The image as the endpoint knows it.
+fn target(endpoint: &Endpoint, name: &str) -> oci_client::Reference {
+    let path = name.split_once('/').map_or(name, |(_, path)| path);
+    let repository = reference::repository(path);
+    // what was cut off begins with ':' or '@'
+    let version = path.get(repository.len() + 1..).unwrap_or_default().to_owned();
+    let (host, repository) = (endpoint.host.clone(), repository.to_owned());
+    if reference::is_digest(&version) {
+        oci_client::Reference::with_digest(host, repository, version)
+    } else {
+        oci_client::Reference::with_tag(host, repository, version)
+    }
+}
+
+fn explain(image: &oci_client::Reference, error: &OciDistributionError) -> RuntimeError {
+    use OciDistributionError::{ImageManifestNotFoundError, RegistryError, ServerError};
+    let missing = match error {
+        ImageManifestNotFoundError(_) | ServerError { code: 404, .. } => true,
+        RegistryError { envelope, .. } => envelope.errors.iter().any(|one| {
+            matches!(
+                one.code,
+                OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::BlobUnknown
+            )
+        }),
+        _ => false,
+    };
+    if missing {
+        return RuntimeError::NotFound(format!("{image}: not found"));
+    }
+    // the outermost text of a transport error says only that one happened
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    RuntimeError::Other(format!("{image}: {text}"))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, RuntimeError> {
+    serde_json::from_slice(bytes).map_err(|error| RuntimeError::Invalid(format!("broken {what}: {error}")))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash = digest(&SHA256, bytes);
+    format!("sha256:{}", hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+fn size_of(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests;
