@@ -16,6 +16,7 @@ mod admission;
 mod authn;
 mod authz;
 mod bootstrap;
+mod callout;
 mod connect;
 mod custom;
 pub mod discovery;

@@ -48,6 +48,7 @@ pub(crate) async fn handle(
     }
     let resource = server.registry.settled_row(&request.target).await?;
     if registry::is_connect(&resource, subresource(&request)) {
+        server.registry.admit_connect(&user, &request, &resource).await?;
         return connect::open(server, &request, upgrade).await;
     }
     server.registry.handle(&user, &request).await.map(Outcome::Response)

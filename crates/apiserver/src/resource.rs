@@ -388,6 +388,12 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether a write of such an object is acknowledged only when the watch caches show it, because what they show
+    /// decides about later requests.
+    fn takes_effect_at_once(&self) -> bool {
+        false
+    }
+
     /// Whether the kind takes strategic merge patches.
     fn merges_strategically(&self) -> bool {
         true

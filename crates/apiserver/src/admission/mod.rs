@@ -4,6 +4,7 @@
 //! and resource itself; it sees clients' requests and the server's own alike.
 
 mod default_tolerations;
+pub(crate) mod dynamic;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
@@ -13,10 +14,12 @@ mod service_account;
 mod trust_bundle;
 mod webhook;
 
-pub(crate) use self::webhook::trust_roots;
+use std::sync::{Mutex, PoisonError};
 
-use api::{Object, Status};
+use api::{GroupVersionKind, Object, Status};
 use futures_util::future::BoxFuture;
+
+use self::dynamic::{Dynamic, Round};
 
 use crate::registry::{Call, Registry};
 use crate::resource::Resource;
@@ -27,6 +30,39 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// A stream is opened.
+    Connect,
+}
+
+impl Operation {
+    /// The word in rules and reviews.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// Texts for `Warning` headers that come up on the way, each once.
+#[derive(Default)]
+pub(crate) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(crate) fn extend(&self, texts: impl IntoIterator<Item = String>) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in texts {
+            if !list.contains(&text) {
+                list.push(text);
+            }
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What a plugin may know.
@@ -34,6 +70,8 @@ pub(crate) struct AdmissionContext<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) call: &'a Call<'a>,
     pub(crate) operation: Operation,
+    /// Webhooks and policies are asked; the server's own steps within a request are not shown to them.
+    pub(crate) reviewed: bool,
 }
 
 impl AdmissionContext<'_> {
@@ -81,6 +119,7 @@ pub(crate) trait Plugin: Send + Sync {
 /// The plugins in order.
 pub(crate) struct Admission {
     plugins: Vec<Box<dyn Plugin>>,
+    dynamic: Dynamic,
 }
 
 impl Admission {
@@ -96,6 +135,7 @@ impl Admission {
                 Box::new(rbac_escalation::RbacEscalation),
                 Box::new(trust_bundle::TrustBundleAttest),
             ],
+            dynamic: Dynamic::new(),
         }
     }
 
@@ -105,10 +145,26 @@ impl Admission {
         object: &mut Object,
         old: Option<&Object>,
     ) -> Result<(), Status> {
+        let mut round = Round::default();
+        self.mutate_once(cx, object, old, &mut round).await?;
+        if round.changed {
+            round.again = true;
+            self.mutate_once(cx, object, old, &mut round).await?;
+        }
+        Ok(())
+    }
+
+    async fn mutate_once(
+        &self,
+        cx: &AdmissionContext<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+        round: &mut Round,
+    ) -> Result<(), Status> {
         for plugin in &self.plugins {
             plugin.mutate(cx, object, old).await?;
         }
-        Ok(())
+        self.dynamic.mutate(cx, object, old, round).await
     }
 
     pub(crate) async fn validate(
@@ -120,6 +176,16 @@ impl Admission {
         for plugin in &self.plugins {
             plugin.validate(cx, object, old).await?;
         }
-        Ok(())
+        self.dynamic.validate(cx, object, old).await
+    }
+
+    /// Reviews a request whose body is of another kind than the row. Gives the body as it has become.
+    pub(crate) async fn review(
+        &self,
+        cx: &AdmissionContext<'_>,
+        kind: GroupVersionKind,
+        body: Object,
+    ) -> Result<Object, Status> {
+        self.dynamic.review(cx, kind, body).await
     }
 }

@@ -9,6 +9,7 @@
 //! finds rows older than it; whoever watches objects of a changed definition has to watch again.
 
 mod cleanup;
+mod conversion;
 pub(crate) mod jsonpath;
 mod rows;
 mod types;

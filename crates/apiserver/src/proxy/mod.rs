@@ -13,10 +13,11 @@ mod locate;
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::stream::ByteStream;
-use api::{GroupVersionResource, ObjectKey, Status};
+use api::{ApiRequest, GroupVersionResource, ObjectKey, Status, Verb};
 use futures_util::{Stream, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -29,6 +30,7 @@ use tokio::net::TcpStream;
 use self::locate::Destination;
 use crate::authz::Attributes;
 use crate::pipeline;
+use crate::registry::Registry;
 use crate::resource::{Reader, UserInfo};
 use crate::server::ApiServer;
 use crate::url;
@@ -95,7 +97,14 @@ pub(crate) async fn forward(
     wanted: Wanted,
     request: Request<Incoming>,
 ) -> Result<Response<ByteStream>, Status> {
-    authorize(server, caller, impersonate, &wanted, request.method()).await?;
+    let acting = authorize(server, caller, impersonate, &wanted, request.method()).await?;
+    let gvr = GroupVersionResource::new("", "v1", &wanted.resource);
+    if let Some(row) = server.registry.resources.get(&gvr) {
+        let (namespace, name) = (Some(&*wanted.namespace), Some(&*wanted.name));
+        let mut opened = ApiRequest::resource(Verb::Create, gvr, namespace, name, Some("proxy"));
+        opened.options.extra.push(("path".to_owned(), wanted.path.clone()));
+        server.registry.admit_connect(&acting, &opened, &row).await?;
+    }
     let destination = locate(server, &wanted).await?;
     if wanted.path.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(to_root(&wanted, request.uri().query()));
@@ -113,7 +122,7 @@ async fn authorize(
     impersonate: Option<UserInfo>,
     wanted: &Wanted,
     method: &Method,
-) -> Result<(), Status> {
+) -> Result<UserInfo, Status> {
     let acting = match impersonate {
         None => caller.clone(),
         Some(other) => pipeline::authorize_impersonation(server, caller, other).await?,
@@ -135,7 +144,29 @@ async fn authorize(
         name: &wanted.name,
         ..Attributes::default()
     };
-    pipeline::check(server, &acting, &attributes).await
+    pipeline::check(server, &acting, &attributes).await?;
+    Ok(acting)
+}
+
+/// Where a ready endpoint of a Service's port listens.
+///
+/// # Errors
+/// `NotFound` for a missing Service, `ServiceUnavailable` when it has no endpoint.
+pub(crate) async fn endpoint(
+    registry: &Registry,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<SocketAddr, Status> {
+    let text = format!("https:{name}:{port}");
+    let target = locate::Target::parse(&text)
+        .ok_or_else(|| Status::bad_request(format!("invalid service {name:?}")))?;
+    let services = GroupVersionResource::new("", "v1", "services");
+    let service = Reader::get(registry, &services, &ObjectKey::new(namespace, name)).await?;
+    let service = service.ok_or_else(|| Status::not_found("", "service", name))?;
+    let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
+    let slices = Reader::list(registry, &slices, Some(namespace)).await?;
+    Ok(locate::service(&service, &slices, &target)?.address)
 }
 
 async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Destination, Status> {

@@ -6,7 +6,7 @@ use store::{CommitError, Condition, Entry, Op, Txn};
 
 use super::negotiate::{self, Versioned};
 use super::{Call, Registry, codec, finalize, meta, store_error};
-use crate::admission::{AdmissionContext, Operation};
+use crate::admission::Operation;
 use crate::resource::{Change, Expect, Extension, Resource};
 use crate::stored;
 
@@ -57,7 +57,7 @@ impl Registry {
     ) -> Result<Versioned, Status> {
         let resource = call.resource;
         codec::default(resource, &mut object);
-        let admission = AdmissionContext { registry: self, call, operation: Operation::Create };
+        let admission = self.admission_context(call, Operation::Create);
         self.admission.mutate(&admission, &mut object, None).await?;
         if resource.has_status() && !resource.strategy.keeps_status_on_create() {
             object.0.remove("status");
@@ -153,6 +153,9 @@ impl Registry {
                     && let Err(error) = self.refresh_custom(rows).await
                 {
                     tracing::error!(%error, "the rows of custom resources are not those that are defined");
+                }
+                if write.resource.strategy.takes_effect_at_once() {
+                    self.caches.catch_up().await.map_err(Refused::For)?;
                 }
                 Ok(committed.first)
             }

@@ -8,7 +8,7 @@ use store::Condition;
 use super::create::{RETRIES, Refused, Write};
 use super::negotiate::{self, Versioned};
 use super::{Call, Registry, finalize, meta};
-use crate::admission::{AdmissionContext, Operation};
+use crate::admission::Operation;
 use crate::resource::{Change, DeleteDecision, Extension};
 use crate::stored;
 
@@ -89,7 +89,9 @@ impl Registry {
             let existing = self.stored(resource, key).await?.ok_or_else(|| call.not_found())?;
             let mut old = negotiate::read(resource, &existing)?;
             check_preconditions(call, options, &old)?;
-            let admission = AdmissionContext { registry: self, call, operation: Operation::Delete };
+            let mut admission = self.admission_context(call, Operation::Delete);
+            // An eviction has been reviewed as such.
+            admission.reviewed &= call.subresource.is_none();
             self.admission.validate(&admission, None, Some(&old)).await?;
             let context = self.write_context(call);
             let decision = resource.strategy.before_delete(&context, &old, options)?;

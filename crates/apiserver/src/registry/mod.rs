@@ -18,18 +18,18 @@ mod list;
 pub(crate) mod meta;
 pub(crate) mod negotiate;
 mod protobuf;
-mod scale;
+pub(crate) mod scale;
 mod special;
 mod update;
 mod watch;
 
 use std::sync::Arc;
 
-use api::{ApiRequest, ApiResponse, GroupVersionResource, Object, ObjectKey, Status, Target, Verb};
+use api::{ApiRequest, ApiResponse, GroupVersionKind, GroupVersionResource, Object, ObjectKey, Status, Target, Verb};
 use futures_util::future::BoxFuture;
 use store::Store;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, AdmissionContext, Operation, Warnings};
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
 use crate::custom::Catalog;
@@ -63,6 +63,10 @@ pub(crate) struct Call<'a> {
     pub(crate) subresource: Option<&'a str>,
     pub(crate) form: Form,
     pub(crate) now: jiff::Timestamp,
+    /// What clients are told besides the answer.
+    pub(crate) warnings: &'a Warnings,
+    /// Webhooks and policies are asked.
+    pub(crate) reviewed: bool,
 }
 
 impl<'a> Call<'a> {
@@ -89,6 +93,27 @@ impl<'a> Call<'a> {
         let end = (0..=name.len().min(128)).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
         if name.is_empty() { "unknown".to_owned() } else { name[..end].to_owned() }
     }
+}
+
+/// Query parameters as the object that they stand for: `PodExecOptions`.
+fn connect_options(kind: &GroupVersionKind, parameters: &[(String, String)]) -> Object {
+    let mut options = Object::default();
+    options.set(&["kind"], kind.kind.as_str());
+    options.set(&["apiVersion"], kind.api_version());
+    for (name, value) in parameters {
+        let typed = match (name.as_str(), value.as_str()) {
+            ("command", _) => {
+                let words = parameters.iter().filter(|(other, _)| other == name).map(|(_, word)| word.as_str());
+                words.collect()
+            }
+            ("stdin" | "stdout" | "stderr" | "tty", "1" | "true") => true.into(),
+            ("stdin" | "stdout" | "stderr" | "tty", _) => false.into(),
+            ("ports", ports) => ports.split(',').filter_map(|port| port.parse::<i64>().ok()).collect(),
+            (_, text) => serde_json::Value::from(text),
+        };
+        options.set(&[name], typed);
+    }
+    options
 }
 
 /// What a row answers to a GET of `exec` and the like: the caller opens the stream.
@@ -122,12 +147,31 @@ impl Registry {
 
     /// Performs a request on a resource. The caller is known and allowed to.
     pub(crate) async fn handle(&self, user: &UserInfo, request: &ApiRequest) -> Result<ApiResponse, Status> {
+        self.perform(user, request, true).await
+    }
+
+    /// The same for what the server does by itself: no webhook and no policy can stop it.
+    pub(crate) async fn handle_unreviewed(
+        &self,
+        user: &UserInfo,
+        request: &ApiRequest,
+    ) -> Result<ApiResponse, Status> {
+        self.perform(user, request, false).await
+    }
+
+    async fn perform(
+        &self,
+        user: &UserInfo,
+        request: &ApiRequest,
+        reviewed: bool,
+    ) -> Result<ApiResponse, Status> {
         let resource = &self.row(&request.target)?;
         let Target::Resource { namespace, name, subresource, .. } = &request.target else {
             return Err(Status::internal("a path came where a resource was expected"));
         };
         let include = request.options.extra("includeObject").unwrap_or_default();
         let form = Form::negotiate(&request.accept, include, request.options.pretty)?;
+        let warnings = Warnings::default();
         let call = Call {
             user,
             request,
@@ -137,15 +181,60 @@ impl Registry {
             subresource: subresource.as_deref(),
             form,
             now: jiff::Timestamp::now(),
+            warnings: &warnings,
+            reviewed,
         };
         self.check_scope(&call)?;
-        match call.subresource {
+        let mut response = match call.subresource {
             None => self.on_objects(&call).await,
             Some(name) => {
                 let subresource = resource.subresource(name).ok_or_else(|| self.no_subresource())?;
                 self.on_subresource(&call, subresource).await
             }
+        }?;
+        response.warnings.extend(warnings.take());
+        Ok(response)
+    }
+
+    /// The surroundings of admission.
+    pub(crate) fn admission_context<'a>(
+        &'a self,
+        call: &'a Call<'a>,
+        operation: Operation,
+    ) -> AdmissionContext<'a> {
+        AdmissionContext { registry: self, call, operation, reviewed: call.reviewed }
+    }
+
+    /// Lets webhooks and policies decide about a stream that is to be opened. Logs are read, not connected to.
+    pub(crate) async fn admit_connect(
+        &self,
+        user: &UserInfo,
+        request: &ApiRequest,
+        resource: &Arc<Resource>,
+    ) -> Result<(), Status> {
+        let Target::Resource { namespace, name, subresource, .. } = &request.target else { return Ok(()) };
+        let found = subresource.as_deref().and_then(|name| resource.subresource(name));
+        let Some(Subresource::Connect { options_kind, verbs, .. }) = found else { return Ok(()) };
+        if !verbs.contains(&Verb::Create) {
+            return Ok(());
         }
+        let warnings = Warnings::default();
+        let call = Call {
+            user,
+            request,
+            resource,
+            namespace: namespace.as_deref().unwrap_or_default(),
+            name: name.as_deref().unwrap_or_default(),
+            subresource: subresource.as_deref(),
+            form: Form::JSON,
+            now: jiff::Timestamp::now(),
+            warnings: &warnings,
+            reviewed: true,
+        };
+        let kind = GroupVersionKind::new("", "v1", options_kind);
+        let context = self.admission_context(&call, Operation::Connect);
+        let options = connect_options(&kind, &request.options.extra);
+        self.admission.review(&context, kind, options).await.map(drop)
     }
 
     fn no_subresource(&self) -> Status {

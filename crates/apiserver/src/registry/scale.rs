@@ -37,7 +37,8 @@ impl Registry {
     }
 }
 
-fn gvk() -> GroupVersionKind {
+/// The kind of the view.
+pub(crate) fn gvk() -> GroupVersionKind {
     GroupVersionKind::new("autoscaling", "v1", "Scale")
 }
 
@@ -73,7 +74,7 @@ fn at<'a>(object: &'a Object, path: &[String]) -> Option<&'a Value> {
 }
 
 /// The Scale of an object.
-fn view(paths: &ScalePaths, object: &Object) -> Object {
+pub(crate) fn view(paths: &ScalePaths, object: &Object) -> Object {
     let mut metadata = json!({});
     for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.get(&["metadata", name]) {
@@ -100,7 +101,7 @@ fn view(paths: &ScalePaths, object: &Object) -> Object {
 }
 
 /// Puts a Scale's wish into the object.
-fn apply(paths: &ScalePaths, scale: &Object, old: &Object) -> Result<Object, Status> {
+pub(crate) fn apply(paths: &ScalePaths, scale: &Object, old: &Object) -> Result<Object, Status> {
     let replicas = scale.i64(&["spec", "replicas"]).unwrap_or(0);
     if replicas < 0 {
         let error = api::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");

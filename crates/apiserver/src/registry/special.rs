@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::delete::success;
 use super::update::Mode;
 use super::{Call, Registry, codec, meta};
+use crate::admission::Operation;
 use crate::authn::token::{BoundTo, TokenSpec};
 use crate::authz::reviews;
 use crate::resource::{Reader, Subresource};
@@ -23,6 +24,8 @@ impl Registry {
         let schema = schema_of(call, kind)?;
         let mut warnings = Vec::new();
         let body = codec::decode_as(call, call.resource, kind, schema, &mut warnings)?;
+        let admission = self.admission_context(call, Operation::Create);
+        let body = self.admission.review(&admission, kind.clone(), body).await?;
         let what = (call.resource.gvr.group.as_str(), call.resource.gvr.resource.as_str(), name);
         let mut response = match what {
             ("", "pods", "binding") => self.bind(call, &body).await,

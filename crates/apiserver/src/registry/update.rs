@@ -7,7 +7,7 @@ use store::Condition;
 use super::create::{RETRIES, Refused, Write, refuse};
 use super::negotiate::{self, Versioned};
 use super::{Call, Registry, codec, finalize, meta};
-use crate::admission::{AdmissionContext, Operation};
+use crate::admission::Operation;
 use crate::resource::{Change, Extension};
 
 pub(crate) const MODIFIED: &str =
@@ -149,7 +149,8 @@ impl Registry {
             return Err(call.conflict(old.name(), &why));
         }
         codec::default(resource, &mut new);
-        let admission = AdmissionContext { registry: self, call, operation: Operation::Update };
+        let mut admission = self.admission_context(call, Operation::Update);
+        admission.reviewed &= mode != Mode::Server;
         self.admission.mutate(&admission, &mut new, Some(old)).await?;
         meta::isolate(resource, call.subresource, &mut new, old);
         meta::carry_over(&mut new, old);

@@ -36,6 +36,10 @@ impl Strategy for Registration {
     fn counts_every_change(&self) -> bool {
         true
     }
+
+    fn takes_effect_at_once(&self) -> bool {
+        true
+    }
 }
 
 fn default_webhooks(o: &mut Object) {

@@ -35,7 +35,7 @@ mod reviews;
 mod row;
 mod runtime_classes;
 mod scheduling;
-mod selectors;
+pub(crate) mod selectors;
 mod storage;
 mod trust;
 

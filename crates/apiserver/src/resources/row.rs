@@ -321,6 +321,10 @@ impl Strategy for Checked {
         self.inner.changes_rows()
     }
 
+    fn takes_effect_at_once(&self) -> bool {
+        self.inner.takes_effect_at_once()
+    }
+
     fn merges_strategically(&self) -> bool {
         self.inner.merges_strategically()
     }

@@ -14,4 +14,5 @@ mod proxy;
 mod rbac;
 mod verbs;
 mod watches;
+mod webhooks;
 mod wire;

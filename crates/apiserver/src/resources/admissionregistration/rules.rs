@@ -80,7 +80,7 @@ pub(crate) fn client_config(config: &At<'_>, e: &mut Errors) {
     }
     let bundle = config.field("caBundle");
     if !bundle.is_empty()
-        && let Err(why) = crate::admission::trust_roots(bundle.str())
+        && let Err(why) = crate::callout::trust_roots(bundle.str())
     {
         bundle.invalid(e, &why);
     }
