@@ -4,12 +4,37 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Status;
 
 /// Raw bytes as they come; an error ends the stream.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// Bytes both ways, each way closed by itself.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to a port of a pod.
+pub type Connection = Box<dyn Duplex>;
+
+/// What a node answers to a request for one of its own pages (health, metrics, statistics, logs).
+pub struct NodeAnswer {
+    /// HTTP status code.
+    pub code: u16,
+    pub content_type: String,
+    pub body: ByteStream,
+}
+
+impl NodeAnswer {
+    /// An answer in one piece.
+    pub fn new(code: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        let body = futures_util::stream::iter([Ok(body.into())]);
+        Self { code, content_type: content_type.to_owned(), body: Box::pin(body) }
+    }
+}
 
 /// Size of a terminal in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

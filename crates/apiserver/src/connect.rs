@@ -1,19 +1,28 @@
-//! `pods/log`, `pods/exec` and `pods/attach`: which container, may it, and then over to its node.
+//! `pods/log`, `exec`, `attach` and `portforward`: which container, may it, and then over to its node.
 
-use api::stream::{ExecOptions, ExecSession, LogOptions};
+use std::sync::Arc;
+
+use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
 use api::{ApiRequest, ApiResponse, FieldError, Object, ObjectKey, ResponseBody, Status, Target};
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::pipeline::{Outcome, Session, no_such_path};
+use crate::pipeline::{Outcome, no_such_path};
 use crate::resource::Reader;
 use crate::server::ApiServer;
+use crate::streams::{Dial, Session, What, Wish};
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
+/// Ports that one WebSocket can carry: a channel is one byte, and each port has two.
+const MOST_PORTS: usize = 127;
+
 /// Opens a stream to a container.
-pub(crate) async fn open(server: &ApiServer, request: &ApiRequest, upgrade: bool) -> Result<Outcome, Status> {
+pub(crate) async fn open(
+    server: &ApiServer,
+    request: &ApiRequest,
+    wish: Option<&Wish>,
+) -> Result<Outcome, Status> {
     let Target::Resource { gvr, namespace, name, subresource } = &request.target else {
         return Err(no_such_path());
     };
@@ -21,32 +30,79 @@ pub(crate) async fn open(server: &ApiServer, request: &ApiRequest, upgrade: bool
     let name = name.as_deref().unwrap_or_default();
     let pod = Reader::get(&server.registry, gvr, &ObjectKey::new(namespace, name)).await?;
     let pod = pod.ok_or_else(|| Status::not_found(&gvr.group, &gvr.resource, name))?;
+    let wish_or = || wish.ok_or_else(|| Status::bad_request("Upgrade request required"));
     match (gvr.group.as_str(), gvr.resource.as_str(), subresource.as_deref().unwrap_or_default()) {
-        ("", "pods", "log") => logs(server, request, &pod).await.map(Outcome::Response),
+        ("", "pods", "log") => logs(server, request, &pod, wish).await,
         ("", "pods", what @ ("exec" | "attach")) => {
             // What is wrong with the request comes first: clients ask a second time without WebSocket after any refusal.
             let options = session_options(request, &pod, what)?;
-            if !upgrade {
-                return Err(Status::bad_request("Upgrade request required"));
-            }
-            Ok(Outcome::Session(session(server, &pod, what, options).await))
+            let dialect = wish_or()?.for_command()?;
+            let streams = session(server, &pod, what, &options).await;
+            Ok(Outcome::Session(Session { dialect, what: What::Command { streams, options } }))
+        }
+        ("", "pods", "portforward") => {
+            assigned(&pod)?;
+            let dialect = wish_or()?.for_forward()?;
+            let ports = if dialect.names_ports_first() { ports(request)? } else { Vec::new() };
+            let uid = pod.str(&["metadata", "uid"]);
+            let what = What::Forward { pod: format!("{name}, uid {uid}"), ports, dial: dial(server, &pod) };
+            Ok(Outcome::Session(Session { dialect, what }))
         }
         _ => Err(no_such_path()),
     }
 }
 
-async fn logs(server: &ApiServer, request: &ApiRequest, pod: &Object) -> Result<ApiResponse, Status> {
+fn dial(server: &ApiServer, pod: &Object) -> Dial {
+    let gateway = Arc::clone(&server.config.gateway);
+    let [node, namespace, name] =
+        [pod.str(&["spec", "nodeName"]), pod.namespace(), pod.name()].map(str::to_owned);
+    Arc::new(move |port| {
+        let (gateway, node) = (Arc::clone(&gateway), node.clone());
+        let (namespace, name) = (namespace.clone(), name.clone());
+        Box::pin(async move { gateway.connect(&node, &namespace, &name, port).await })
+    })
+}
+
+/// The ports that a request names: `ports=80,81&ports=82`.
+fn ports(request: &ApiRequest) -> Result<Vec<u16>, Status> {
+    let values = request.options.extra.iter().filter(|(name, _)| name == "ports").map(|(_, value)| value);
+    let ports = values.flat_map(|value| value.split(',')).map(|text| {
+        let port = text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        port.ok_or_else(|| Status::bad_request(format!("unable to parse {text:?} as a port")))
+    });
+    let ports = ports.collect::<Result<Vec<u16>, _>>()?;
+    match ports.len() {
+        0 => Err(Status::bad_request("query parameter \"ports\" is required")),
+        1..=MOST_PORTS => Ok(ports),
+        _ => Err(Status::bad_request(format!("no more than {MOST_PORTS} ports can be forwarded"))),
+    }
+}
+
+async fn logs(
+    server: &ApiServer,
+    request: &ApiRequest,
+    pod: &Object,
+    wish: Option<&Wish>,
+) -> Result<Outcome, Status> {
     let mut options = log_options(request)?;
     options.container = container(pod, &options.container)?;
+    let dialect = wish.map(Wish::for_log).transpose()?.flatten();
     let node = pod.str(&["spec", "nodeName"]);
-    let body = if node.is_empty() {
-        ResponseBody::Bytes(vec![Bytes::new()])
+    let log: ByteStream = if node.is_empty() {
+        Box::pin(futures_util::stream::empty())
     } else {
         check_log(pod, &options)?;
-        let gateway = &server.config.gateway;
-        ResponseBody::Stream(gateway.logs(node, pod.namespace(), pod.name(), options).await?)
+        server.config.gateway.logs(node, pod.namespace(), pod.name(), options).await?
     };
-    Ok(ApiResponse { code: 200, content_type: "text/plain".into(), body, warnings: Vec::new() })
+    Ok(match dialect {
+        Some(dialect) => Outcome::Session(Session { dialect, what: What::Log(log) }),
+        None => Outcome::Response(ApiResponse {
+            code: 200,
+            content_type: "text/plain".into(),
+            body: ResponseBody::Stream(log),
+            warnings: Vec::new(),
+        }),
+    })
 }
 
 fn log_options(request: &ApiRequest) -> Result<LogOptions, Status> {
@@ -171,6 +227,8 @@ fn session_options(request: &ApiRequest, pod: &Object, what: &str) -> Result<Exe
     if !(options.stdin || options.stdout || options.stderr) {
         return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
+    // A terminal has one output.
+    options.stderr &= !options.tty;
     options.container = container(pod, &options.container)?;
     let phase = pod.str(&["status", "phase"]);
     if matches!(phase, "Succeeded" | "Failed") {
@@ -178,15 +236,20 @@ fn session_options(request: &ApiRequest, pod: &Object, what: &str) -> Result<Exe
             format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
         return Err(Status::bad_request(text));
     }
+    assigned(pod)?;
+    Ok(options)
+}
+
+fn assigned(pod: &Object) -> Result<(), Status> {
     if pod.str(&["spec", "nodeName"]).is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
     }
-    Ok(options)
+    Ok(())
 }
 
 /// Opens the session on the pod's node. A failure there is told within the session, as its outcome: a client that is
 /// refused the WebSocket would try another protocol and show that one's refusal.
-async fn session(server: &ApiServer, pod: &Object, what: &str, options: ExecOptions) -> Session {
+async fn session(server: &ApiServer, pod: &Object, what: &str, options: &ExecOptions) -> ExecSession {
     let node = pod.str(&["spec", "nodeName"]);
     let gateway = &server.config.gateway;
     let (namespace, name) = (pod.namespace(), pod.name());
@@ -194,7 +257,7 @@ async fn session(server: &ApiServer, pod: &Object, what: &str, options: ExecOpti
         "exec" => gateway.exec(node, namespace, name, options.clone()).await,
         _ => gateway.attach(node, namespace, name, options.clone()).await,
     };
-    Session { streams: streams.unwrap_or_else(failed), options }
+    streams.unwrap_or_else(failed)
 }
 
 /// A session that has ended before it began.

@@ -20,14 +20,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::authn;
 use crate::pipeline::{self, Incoming, Outcome};
 use crate::registry::codec;
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
-use crate::{proxy, url, websocket};
+use crate::streams::Offer;
+use crate::{proxy, url};
 
 /// Largest request body, as upstream.
 const BODY_LIMIT: usize = 3 << 20;
@@ -120,18 +120,18 @@ async fn respond(
     if let Some(wanted) = proxy::Wanted::of(request.uri().path()) {
         return proxied(server, peer, wanted, request, stop).await;
     }
-    let socket = WebSocketOffer::of(&mut request);
+    let offer = Offer::of(&mut request);
     let result = async {
         let user = authenticate(server, peer, request.headers()).await?;
         let impersonate = impersonated(request.headers())?;
-        let upgrade = socket.as_ref().is_some_and(|offer| offer.protocol.is_some());
+        let upgrade = offer.as_ref().map(|offer| offer.wish.clone());
         let request = decode(server, request).await?;
         pipeline::handle(server, &user, Incoming { request, impersonate, upgrade }).await
     };
     match result.await {
         Ok(Outcome::Response(response)) => encode(response, stop),
-        Ok(Outcome::Session(session)) => match socket {
-            Some(offer) => offer.accept(session),
+        Ok(Outcome::Session(session)) => match offer {
+            Some(offer) => switched(offer.accept(session)),
             None => failure(&Status::bad_request("Upgrade request required")),
         },
         Err(status) => failure(&status),
@@ -327,46 +327,12 @@ fn set(answer: &mut Response<ResponseBytes>, name: HeaderName, value: &str) {
     }
 }
 
-/// A client's wish to turn its connection into a WebSocket.
-struct WebSocketOffer {
-    upgrade: hyper::upgrade::OnUpgrade,
-    accept: String,
-    /// `None` when no offered protocol is spoken here.
-    protocol: Option<&'static str>,
-}
-
-impl WebSocketOffer {
-    fn of(request: &mut Request<RequestBody>) -> Option<Self> {
-        let text =
-            |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if !text(http::header::UPGRADE).eq_ignore_ascii_case("websocket") {
-            return None;
-        }
-        let accept = derive_accept_key(text(http::header::SEC_WEBSOCKET_KEY).as_bytes());
-        let offers = request.headers().get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
-        let offers: Vec<&str> = offers.iter().filter_map(|value| value.to_str().ok()).collect();
-        let protocol = websocket::negotiate(&offers.join(","));
-        Some(Self { upgrade: hyper::upgrade::on(request), accept, protocol })
-    }
-
-    fn accept(self, session: pipeline::Session) -> Response<ResponseBytes> {
-        let upgrade = self.upgrade;
-        tokio::spawn(async move {
-            match upgrade.await {
-                Ok(upgraded) => websocket::run(upgraded, session).await,
-                Err(error) => tracing::debug!(%error, "the connection was not upgraded"),
-            }
-        });
-        let mut answer = Response::new(full(Bytes::new()));
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        set(&mut answer, http::header::CONNECTION, "Upgrade");
-        set(&mut answer, http::header::UPGRADE, "websocket");
-        set(&mut answer, http::header::SEC_WEBSOCKET_ACCEPT, &self.accept);
-        if let Some(protocol) = self.protocol {
-            set(&mut answer, http::header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        }
-        answer
-    }
+/// The answer after which the connection is no longer HTTP.
+fn switched(headers: HeaderMap) -> Response<ResponseBytes> {
+    let mut answer = Response::new(full(Bytes::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *answer.headers_mut() = headers;
+    answer
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ pub mod resources;
 mod server;
 mod stored;
 pub mod url;
+mod streams;
 mod watch_cache;
-mod websocket;
 
 pub use documents::GIT_VERSION;
 pub use resource::UserInfo;

@@ -1,12 +1,12 @@
 //! How a request flows. HTTP decoding and authentication come before ([`crate::http`]); in-process callers enter here.
 
-use api::stream::{ExecOptions, ExecSession};
 use api::{ApiRequest, ApiResponse, Reason, Status, Target, Verb};
 
 use crate::authz::{self, Attributes};
 use crate::registry::{self, codec};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
+use crate::streams::{Session, Wish};
 use crate::{connect, documents};
 
 /// A decoded request.
@@ -14,8 +14,8 @@ pub(crate) struct Incoming {
     pub(crate) request: ApiRequest,
     /// Whom the caller wants to act as.
     pub(crate) impersonate: Option<UserInfo>,
-    /// The connection can become a WebSocket.
-    pub(crate) upgrade: bool,
+    /// What the connection can become.
+    pub(crate) upgrade: Option<Wish>,
 }
 
 /// What comes of a request.
@@ -23,12 +23,6 @@ pub(crate) enum Outcome {
     Response(ApiResponse),
     /// The connection becomes a session with a container.
     Session(Session),
-}
-
-/// An opened exec or attach.
-pub(crate) struct Session {
-    pub(crate) streams: ExecSession,
-    pub(crate) options: ExecOptions,
 }
 
 /// The whole way of a request after decoding and authentication.
@@ -49,7 +43,7 @@ pub(crate) async fn handle(
     let resource = server.registry.settled_row(&request.target).await?;
     if registry::is_connect(&resource, subresource(&request)) {
         server.registry.admit_connect(&user, &request, &resource).await?;
-        return connect::open(server, &request, upgrade).await;
+        return connect::open(server, &request, upgrade.as_ref()).await;
     }
     server.registry.handle(&user, &request).await.map(Outcome::Response)
 }

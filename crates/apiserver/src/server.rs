@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ApiRequest, ApiResponse, SchemaTable, Status};
 use futures_util::future::BoxFuture;
 use store::Store;
@@ -67,6 +67,15 @@ pub trait NodeGateway: Send + Sync {
         pod: &'a str,
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>>;
+
+    /// Connects to a port of a pod, as seen from inside it.
+    fn connect<'a>(
+        &'a self,
+        node: &'a str,
+        namespace: &'a str,
+        pod: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>>;
 }
 
 /// Why the server could not be opened.
@@ -127,7 +136,7 @@ impl ApiServer {
         request: ApiRequest,
     ) -> BoxFuture<'a, Result<ApiResponse, Status>> {
         Box::pin(async move {
-            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: false })
+            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: None })
                 .await?
             {
                 Outcome::Response(response) => Ok(response),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{
     ApiRequest, ApiResponse, GroupVersionResource, ObjectKey, PatchType, RequestOptions, Status, Verb,
 };
@@ -58,6 +58,16 @@ impl NodeGateway for NoNodes {
         _: &'a str,
         _: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
+        no_nodes()
+    }
+
+    fn connect<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a str,
+        _: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>> {
         no_nodes()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
 use client::{Client, EventRecorder, Informer, Scope};
 use jiff::Timestamp;
@@ -278,6 +278,18 @@ impl NodeAgent {
     ) -> Result<ExecSession, Status> {
         let id = self.running(namespace, pod, &options.container).await?;
         self.shared.runtime.attach(&id, options).await.map_err(|e| stream_error(&e))
+    }
+
+    /// Connects to a port of a pod, as seen from inside it.
+    ///
+    /// # Errors
+    /// NotFound for the pod, an internal error when it has no sandbox or nobody listens there.
+    pub async fn port_forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Connection, Status> {
+        let uid = self.pod(namespace, pod)?.uid.clone();
+        let snapshot = self.shared.view.snapshot().await.map_err(Status::internal)?;
+        let sandbox = snapshot.get(&uid).and_then(|record| record.sandboxes.iter().find(|s| s.ready));
+        let sandbox = sandbox.ok_or_else(|| Status::internal(format!("pod {pod} does not run")))?;
+        self.shared.runtime.connect(&sandbox.id, port).await.map_err(|e| stream_error(&e))
     }
 
     async fn running(&self, namespace: &str, name: &str, container: &str) -> Result<String, Status> {

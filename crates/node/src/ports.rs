@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::stream::{ExecOptions, ExecSession};
+use api::stream::{Connection, ExecOptions, ExecSession};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
@@ -298,6 +298,16 @@ pub trait Runtime: Send + Sync + 'static {
         id: &'a str,
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, RuntimeError>>;
+
+    /// Connects to a port on a sandbox's loopback interface.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Other`] when nobody listens there.
+    fn connect<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, RuntimeError>>;
 
     /// A new subscription; nothing that happens after the call is missed.
     fn events(&self) -> mpsc::UnboundedReceiver<RuntimeEvent>;

@@ -59,6 +59,10 @@ pub(crate) enum Request {
     Attach {
         id: String,
     },
+    /// Answered with an unconnected TCP socket of the sandbox's network namespace.
+    Socket {
+        ipv6: bool,
+    },
     /// Kill all containers and give the network namespace back.
     StopSandbox,
     /// Stop, forget everything and exit.
@@ -83,6 +87,8 @@ pub(crate) enum Reply {
     Snapshot(Vec<ContainerRecord>),
     Changed(Box<ContainerRecord>),
     Streams(Streams),
+    /// The socket's descriptor comes along.
+    Socket,
     Exit(i32),
 }
 

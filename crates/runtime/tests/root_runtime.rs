@@ -15,8 +15,8 @@ use runtime::{
 };
 
 const IMAGE: &str = "podium.local/test";
-const APPLETS: [&str; 12] =
-    ["true", "exit", "echo", "cat", "sleep", "alloc", "spew", "catch", "ls", "write", "tty", "orphan"];
+const APPLETS: [&str; 13] =
+    ["true", "exit", "echo", "cat", "sleep", "alloc", "spew", "catch", "ls", "listen", "write", "tty", "orphan"];
 
 fn main() -> ExitCode {
     if let Some(code) = runtime::dispatch() {
@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         executes_commands,
         gives_terminals,
         attaches,
+        connects_to_ports,
         sets_up_the_process,
         mounts_safely,
         propagates_mounts,
@@ -189,6 +190,12 @@ fn applet(name: &str, words: &[String]) -> u8 {
         "tty" => {
             let size = rustix::termios::tcgetwinsize(std::io::stdout());
             println!("{} {}", rustix::termios::isatty(std::io::stdin()), size.is_ok());
+        }
+        "listen" => {
+            let listener = std::net::TcpListener::bind(&words[0]).unwrap();
+            for connection in listener.incoming() {
+                std::io::Write::write_all(&mut connection.unwrap(), words[1].as_bytes()).unwrap();
+            }
         }
         "orphan" => {
             // Leaves a child that keeps standard output open.
@@ -501,6 +508,32 @@ async fn attaches(bench: Bench) {
     drop(stdin);
     drop(streams);
     assert_eq!(engine.wait_container(&id).await.unwrap().exit_code, 0);
+}
+
+/// The server listens in the sandbox's network, on a port of the test's own network that nobody listens on.
+async fn connects_to_ports(bench: Bench) {
+    use tokio::io::AsyncReadExt as _;
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    started(&engine, &sandbox, container("listen 127.0.0.1:7777 four")).await;
+    started(&engine, &sandbox, container("listen [::1]:7778 six")).await;
+    for (port, want) in [(7777, "four"), (7778, "six")] {
+        let mut text = String::new();
+        // The program may not have come so far yet.
+        let mut stream = loop {
+            match engine.connect(&sandbox, port).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, want);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "not out here");
+    }
+    let refused = engine.connect(&sandbox, 7779).await.unwrap_err().to_string();
+    assert!(refused.contains("127.0.0.1:7779"), "{refused}");
+    engine.stop_sandbox(&sandbox).await.unwrap();
+    assert!(engine.connect(&sandbox, 7777).await.is_err());
 }
 
 async fn sets_up_the_process(bench: Bench) {

@@ -43,6 +43,7 @@ fn pods() -> Row {
         .create("eviction", "policy", "v1", "Eviction")
         .connect("exec", "PodExecOptions", GET_CREATE)
         .connect("log", "", &[Verb::Get])
+        .connect("portforward", "PodPortForwardOptions", GET_CREATE)
         .connect("proxy", "PodProxyOptions", ANY_METHOD)
         .part("resize", VIEW)
         .status()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::stream::{ByteStream, ExecOptions, ExecOutput, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecOutput, ExecSession, LogOptions};
 use api::{
     ApiRequest, ApiResponse, Body, ContentType, GroupVersionResource, PatchType, RequestOptions,
     ResponseBody, Status, Verb, WatchStream,
@@ -68,6 +68,27 @@ impl NodeGateway for EchoNode {
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
         Box::pin(async { Ok(Self::session(options)) })
+    }
+
+    /// Port 7 echoes; nobody listens on any other.
+    fn connect<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>> {
+        Box::pin(async move {
+            if port != 7 {
+                return Err(Status::internal("nobody listens"));
+            }
+            let (near, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move {
+                let (mut from, mut to) = tokio::io::split(far);
+                tokio::io::copy(&mut from, &mut to).await.expect("an open connection");
+            });
+            Ok(Box::new(near) as Connection)
+        })
     }
 }
 

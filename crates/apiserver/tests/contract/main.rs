@@ -12,6 +12,7 @@ mod patches;
 mod pods;
 mod proxy;
 mod rbac;
+mod streams;
 mod verbs;
 mod watches;
 mod webhooks;

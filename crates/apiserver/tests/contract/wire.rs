@@ -237,7 +237,7 @@ async fn watches_are_frames_and_end_with_the_server() {
 }
 
 /// A server with a pod `p` on a node.
-async fn wire_with_pod() -> Wire {
+pub(crate) async fn wire_with_pod() -> Wire {
     let wire = Wire::new().await;
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     wire.f.create(&at("", "serviceaccounts", "default"), account).await.unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::stream::{ExecOptions, ExecSession};
+use api::stream::{Connection, ExecOptions, ExecSession};
 use client::Clock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -288,6 +288,10 @@ impl Runtime for FakeRuntime {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.state().listeners.push(sender);
         receiver
+    }
+
+    fn connect<'a>(&'a self, _: &'a str, port: u16) -> Answer<'a, Connection> {
+        done(Err(RuntimeError::Other(format!("nobody listens on port {port}"))))
     }
 
     fn image_status<'a>(&'a self, reference: &'a str) -> Answer<'a, Option<ImageInfo>> {

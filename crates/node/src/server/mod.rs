@@ -1,8 +1,9 @@
-//! The node's own server: logs, exec and attach for the API server, over mutual TLS.
+//! The node's own server: logs, exec, attach and port-forward for the API server, over mutual TLS.
 //!
 //! ```text
 //!   API server ──TLS, its client certificate──▶ accept ─▶ GET /healthz
-//!                                                     └▶ POST /session (a Call as JSON, Upgrade) ─▶ 101 ─▶ wire frames
+//!                                                     └▶ POST /session (a Call as JSON, Upgrade) ─▶ 101 ─▶ wire frames,
+//!                                                                                             or a pod's bytes
 //! ```
 //!
 //! Invariants:
@@ -17,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{Reason, Status};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -63,6 +64,12 @@ pub trait Streams: Send + Sync + 'static {
         pod: &'a str,
         o: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>>;
+    fn port_forward<'a>(
+        &'a self,
+        ns: &'a str,
+        pod: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>>;
 }
 
 impl Streams for NodeAgent {
@@ -91,6 +98,15 @@ impl Streams for NodeAgent {
         o: ExecOptions,
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
         Box::pin(NodeAgent::attach(self, ns, pod, o))
+    }
+
+    fn port_forward<'a>(
+        &'a self,
+        ns: &'a str,
+        pod: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>> {
+        Box::pin(NodeAgent::port_forward(self, ns, pod, port))
     }
 }
 
@@ -198,13 +214,15 @@ async fn session(
         Verb::Logs => Opened::Log(streams.logs(namespace, pod, call.log_options()).await?),
         Verb::Exec => Opened::Command(streams.exec(namespace, pod, call.exec_options()).await?),
         Verb::Attach => Opened::Command(streams.attach(namespace, pod, call.exec_options()).await?),
+        Verb::Forward => Opened::Port(streams.port_forward(namespace, pod, call.port).await?),
     };
     client::spawn(async move {
         let moved = async {
-            let io = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
+            let mut io = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
             match opened {
                 Opened::Log(log) => send_log(io, log).await,
                 Opened::Command(session) => wire::serve(io, session).await,
+                Opened::Port(mut pod) => tokio::io::copy_bidirectional(&mut io, &mut pod).await.map(drop),
             }
         };
         let mut stop = stop;
@@ -225,6 +243,7 @@ async fn session(
 enum Opened {
     Log(ByteStream),
     Command(ExecSession),
+    Port(Connection),
 }
 
 /// Sends a log until it ends or nobody reads it any more.

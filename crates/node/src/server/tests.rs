@@ -53,6 +53,27 @@ impl Streams for Fake {
     ) -> BoxFuture<'a, Result<ExecSession, Status>> {
         self.exec(ns, pod, o)
     }
+
+    /// Port 7 echoes; nobody listens on any other.
+    fn port_forward<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>> {
+        Box::pin(async move {
+            if port != 7 {
+                return Err(Status::internal("connection refused"));
+            }
+            let (near, far) = tokio::io::duplex(64);
+            client::spawn(async move {
+                let (mut from, mut to) = tokio::io::split(far);
+                tokio::io::copy(&mut from, &mut to).await.unwrap();
+                to.write_all(b" bye").await.unwrap();
+            });
+            Ok(Box::new(near) as Connection)
+        })
+    }
 }
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -181,4 +202,24 @@ async fn sessions_carry_logs_and_commands_and_errors_come_before_them() {
     let text = api::stream::ExecOutput::Stderr(Bytes::from_static(b"say hi"));
     assert_eq!(opened.output.recv().await, Some(text));
     assert_eq!(opened.exit.await.unwrap().unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_port_is_a_connection_whose_halves_end_one_by_one() {
+    use tokio::io::AsyncReadExt as _;
+    let server = start().await;
+    let ask = async |port| {
+        let call = Call::forward("ns", "pod", port);
+        server.ask(Some(server.authority.leaf(CALLER)), Method::POST, "/session", Some(&call)).await.unwrap()
+    };
+    let refused = ask(8).await;
+    assert_eq!(refused.status(), 500);
+    let why = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&why).contains("connection refused"));
+    let mut io = TokioIo::new(hyper::upgrade::on(ask(7).await).await.unwrap());
+    io.write_all(b"hello").await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut text = String::new();
+    io.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello bye", "what came after the end of this half");
 }

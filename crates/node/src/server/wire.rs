@@ -26,7 +26,7 @@ const LONGEST: usize = 64 << 10;
 const QUEUE: usize = 16;
 
 /// What a session is about. Goes in the body of the request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     pub verb: Verb,
     pub namespace: String,
@@ -56,15 +56,21 @@ pub struct Call {
     pub since_seconds: Option<u64>,
     #[serde(default)]
     pub since_time: Option<String>,
+    /// Of port-forward.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// Kind of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
+    #[default]
     Logs,
     Exec,
     Attach,
+    /// No frames: the connection is the pod's from then on.
+    Forward,
 }
 
 impl Call {
@@ -78,34 +84,30 @@ impl Call {
             limit_bytes: o.limit_bytes,
             since_seconds: o.since_seconds,
             since_time: o.since_time,
-            ..Self::streams(
-                Verb::Logs,
-                namespace,
-                pod,
-                ExecOptions { container: o.container, ..ExecOptions::default() },
-            )
+            container: o.container,
+            ..Self::about(Verb::Logs, namespace, pod)
         }
+    }
+
+    /// A connection to a port.
+    pub fn forward(namespace: &str, pod: &str, port: u16) -> Self {
+        Self { port, ..Self::about(Verb::Forward, namespace, pod) }
+    }
+
+    fn about(verb: Verb, namespace: &str, pod: &str) -> Self {
+        Self { verb, namespace: namespace.into(), pod: pod.into(), ..Self::default() }
     }
 
     /// Exec or attach.
     pub fn streams(verb: Verb, namespace: &str, pod: &str, o: ExecOptions) -> Self {
         Self {
-            verb,
-            namespace: namespace.into(),
-            pod: pod.into(),
             container: o.container,
             command: o.command,
             stdin: o.stdin,
             stdout: o.stdout,
             stderr: o.stderr,
             tty: o.tty,
-            follow: false,
-            previous: false,
-            timestamps: false,
-            tail_lines: None,
-            limit_bytes: None,
-            since_seconds: None,
-            since_time: None,
+            ..Self::about(verb, namespace, pod)
         }
     }
 

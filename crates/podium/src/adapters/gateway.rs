@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use apiserver::NodeGateway;
 use futures_util::future::BoxFuture;
 use node::NodeAgent;
@@ -81,6 +81,21 @@ impl NodeGateway for Nodes {
             match self.own(node) {
                 Some(agent) => agent.attach(namespace, pod, options).await,
                 None => self.remote(node)?.streams(Verb::Attach, node, namespace, pod, options).await,
+            }
+        })
+    }
+
+    fn connect<'a>(
+        &'a self,
+        node: &'a str,
+        namespace: &'a str,
+        pod: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Connection, Status>> {
+        Box::pin(async move {
+            match self.own(node) {
+                Some(agent) => agent.port_forward(namespace, pod, port).await,
+                None => self.remote(node)?.connect(node, namespace, pod, port).await,
             }
         })
     }

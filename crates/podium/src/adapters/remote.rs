@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use api::stream::{ByteStream, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
 use bytes::Bytes;
 use client::Client;
@@ -82,6 +82,17 @@ impl RemoteNodes {
     ) -> Result<ExecSession, Status> {
         let call = Call::streams(verb, namespace, pod, options.clone());
         Ok(wire::open(self.session(node, &call).await?, &options))
+    }
+
+    /// A connection to a port of a pod.
+    pub(crate) async fn connect(
+        &self,
+        node: &str,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<Connection, Status> {
+        Ok(Box::new(self.session(node, &Call::forward(namespace, pod, port)).await?))
     }
 
     async fn session(

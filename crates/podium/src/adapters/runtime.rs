@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use api::stream::{ExecOptions, ExecOutput, ExecSession, TerminalSize};
+use api::stream::{Connection, ExecOptions, ExecOutput, ExecSession, TerminalSize};
 use futures_util::future::BoxFuture;
 use node::ports;
 use runtime::Engine;
@@ -84,6 +84,13 @@ impl ports::Runtime for Containers {
 
     fn attach<'a>(&'a self, id: &'a str, _: ExecOptions) -> Answer<'a, ExecSession> {
         Box::pin(async move { self.0.attach(id).await.map(session).map_err(error) })
+    }
+
+    fn connect<'a>(&'a self, sandbox_id: &'a str, port: u16) -> Answer<'a, Connection> {
+        Box::pin(async move {
+            let stream = self.0.connect(sandbox_id, port).await.map_err(error)?;
+            Ok(Box::new(stream) as Connection)
+        })
     }
 
     fn events(&self) -> mpsc::UnboundedReceiver<ports::RuntimeEvent> {

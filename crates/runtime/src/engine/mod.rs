@@ -3,6 +3,7 @@
 //! Invariants: what [`Engine`] lists is what shims reported, or, where a shim is gone, what its records say; a
 //! container whose end nobody saw is reported as 137 `ContainerStatusUnknown`. No process is forked here.
 
+mod connect;
 mod exec;
 mod images;
 mod sandboxes;

@@ -190,6 +190,10 @@ impl Shim {
                 return Ok(Some(Purpose::Exec { pid }));
             }
             Request::Attach { id } => return exec::attach(self.container(&id)?, &id, connection).map(Some),
+            Request::Socket { ipv6 } => {
+                let socket = self.socket(ipv6)?;
+                wire::send(connection, &Reply::Socket, &[socket.as_fd()])?;
+            }
             Request::StopSandbox => self.stop()?,
             Request::Shutdown => {
                 self.stop()?;
@@ -204,6 +208,17 @@ impl Shim {
 
     fn container(&mut self, id: &str) -> Result<&mut Container, RuntimeError> {
         self.containers.get_mut(id).ok_or_else(|| RuntimeError::NotFound(format!("container {id}")))
+    }
+
+    /// A socket belongs to the network namespace of the process that makes it, wherever it is used.
+    fn socket(&self, ipv6: bool) -> Result<OwnedFd, RuntimeError> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+        if self.stopped {
+            return Err(RuntimeError::Invalid("the sandbox is stopped".into()));
+        }
+        let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
     }
 
     fn stop(&mut self) -> Result<(), RuntimeError> {
