@@ -2,7 +2,8 @@
 //!
 //! - `k8s-openapi`, module `v1_37`: names, types, required fields, descriptions, kinds;
 //! - `k8s-pb`: protobuf field numbers, list and merge markers, defaults (Kubernetes v1.35);
-//! - `supplement.txt`: the markers of what v1.36 and v1.37 added.
+//! - `supplement.txt`: the markers of what v1.36 and v1.37 added;
+//! - `pointers.txt`: scalars whose zero differs from their absence.
 //!
 //! `PODIUM_SCHEMA_TABLE` names a ready table instead (checked against the hex SHA-256 in `PODIUM_SCHEMA_SHA256`).
 
@@ -24,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for variable in ["PODIUM_SCHEMA_TABLE", "PODIUM_SCHEMA_SHA256"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    for path in ["build.rs", "build", "supplement.txt", "Cargo.toml"] {
+    for path in ["build.rs", "build", "supplement.txt", "pointers.txt", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?).join("table.txt");
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let definitions = openapi::read(&openapi_dir.join("src/v1_37"))?;
     let messages = protobuf::read(&protobuf_dir.join("src"))?;
     let supplement = fs::read_to_string("supplement.txt")?;
-    fs::write(out, table::render(&definitions, &messages, &supplement)?)?;
+    let pointers = fs::read_to_string("pointers.txt")?;
+    fs::write(out, table::render(&definitions, &messages, &supplement, &pointers)?)?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod meta;
+pub mod protobuf;
 mod prune;
 
 pub use decode::{DecodeError, Decoded, Mode, decode_json, decode_value, decode_yaml};

@@ -30,6 +30,6 @@ pub use request::{
     ApiRequest, ApiResponse, Body, ContentType, EventKind, PatchType, RequestOptions, ResponseBody, Target,
     Verb, WatchEvent, WatchStream,
 };
-pub use schema::{Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
+pub use schema::{Embedded, Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Cause, FieldError, FieldErrorKind, Reason, Status};

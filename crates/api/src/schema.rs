@@ -48,6 +48,20 @@ pub enum ListType {
     Map(Vec<String>),
 }
 
+/// The protobuf form of a value that is any JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Embedded {
+    /// A message whose field 1 is the JSON text
+    #[default]
+    Raw,
+    /// A message without fields
+    Empty,
+    /// JSONSchemaPropsOrBool, …OrArray, …OrStringArray: the schema is of the type that has the field
+    SchemaOrBool,
+    SchemaOrList,
+    SchemaOrStrings,
+}
+
 /// One field of an object type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
@@ -66,8 +80,12 @@ pub struct Field {
     pub default: Option<Cow<'static, str>>,
     /// Protobuf field number, 0 when unknown
     pub number: u32,
-    /// Name of the nested protobuf message field that holds this field when Go inlines a struct, with that field's number
-    pub inlined_in: Option<u32>,
+    /// Numbers of the nested protobuf messages that hold this field when Go inlines a struct, outermost first
+    pub inlined_in: Vec<u32>,
+    /// A scalar behind a pointer in Go: its zero differs from its absence
+    pub pointer: bool,
+    /// How protobuf holds an `Any`
+    pub embedded: Embedded,
     pub description: Cow<'static, str>,
 }
 
@@ -98,7 +116,9 @@ impl Field {
             patch_retain_keys: false,
             default: None,
             number: 0,
-            inlined_in: None,
+            inlined_in: Vec::new(),
+            pointer: false,
+            embedded: Embedded::Raw,
             description: Cow::Borrowed(""),
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::codec::protobuf;
 use api::{ApiRequest, ApiResponse, Body, ContentType, Reason, ResponseBody, Status, Verb, WatchEvent};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -24,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::authn;
 use crate::pipeline::{self, Incoming, Outcome};
 use crate::registry::codec;
+use crate::registry::negotiate::{Form, Media, WATCH_PROTOBUF};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::streams::Offer;
@@ -121,6 +123,7 @@ async fn respond(
         return proxied(server, peer, wanted, request, stop).await;
     }
     let offer = Offer::of(&mut request);
+    let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let result = async {
         let user = authenticate(server, peer, request.headers()).await?;
         let impersonate = impersonated(request.headers())?;
@@ -132,9 +135,9 @@ async fn respond(
         Ok(Outcome::Response(response)) => encode(response, stop),
         Ok(Outcome::Session(session)) => match offer {
             Some(offer) => switched(offer.accept(session)),
-            None => failure(&Status::bad_request("Upgrade request required")),
+            None => failure(&Status::bad_request("Upgrade request required"), &accept),
         },
-        Err(status) => failure(&status),
+        Err(status) => failure(&status, &accept),
     }
 }
 
@@ -159,7 +162,7 @@ async fn proxied(
             let frames = body.take_until(stopped).map(|piece| piece.map(Frame::data));
             UnsyncBoxBody::new(StreamBody::new(frames))
         }),
-        Err(status) => failure(&status),
+        Err(status) => failure(&status, ""),
     }
 }
 
@@ -234,7 +237,7 @@ async fn decode(server: &ApiServer, request: Request<RequestBody>) -> Result<Api
         Status::new(
             Reason::UnsupportedMediaType,
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml",
+             application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )
     })?;
     if matches!(decoded.verb, Verb::Delete | Verb::DeleteCollection) {
@@ -262,7 +265,11 @@ fn encode(response: ApiResponse, mut stop: watch::Receiver<bool>) -> Response<Re
         ResponseBody::Bytes(mut parts) if parts.len() == 1 => full(parts.remove(0)),
         ResponseBody::Bytes(parts) => full(parts.concat().into()),
         ResponseBody::Watch(events) => {
-            let frames = events.take_until(stopped).map(|event| Ok(Frame::data(watch_frame(&event))));
+            let binary = response.content_type == WATCH_PROTOBUF;
+            let frame = move |event: WatchEvent| {
+                if binary { protobuf::watch_frame(event.kind, &event.object) } else { watch_line(&event) }
+            };
+            let frames = events.take_until(stopped).map(move |event| Ok(Frame::data(frame(event))));
             UnsyncBoxBody::new(StreamBody::new(frames))
         }
         ResponseBody::Stream(stream) => UnsyncBoxBody::new(StreamBody::new(
@@ -296,7 +303,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// `{"type":"ADDED","object":…}` and a line feed.
-fn watch_frame(event: &WatchEvent) -> Bytes {
+fn watch_line(event: &WatchEvent) -> Bytes {
     let mut out = BytesMut::with_capacity(event.object.len() + 40);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(event.kind.as_str().as_bytes());
@@ -310,10 +317,15 @@ fn full(bytes: Bytes) -> ResponseBytes {
     UnsyncBoxBody::new(Full::new(bytes).map_err(|never: Infallible| match never {}))
 }
 
-fn failure(status: &Status) -> Response<ResponseBytes> {
-    let mut answer = Response::new(full(status.to_value().to_string().into()));
+/// A Status in the encoding that the client likes best, as far as one can see.
+fn failure(status: &Status, accept: &str) -> Response<ResponseBytes> {
+    let form = Form::negotiate(accept, "", false, true).unwrap_or(Form::JSON);
+    let form = if form.media == Media::Protobuf { form } else { Form::JSON };
+    let tree = status.to_value();
+    let body = form.encode(&tree).unwrap_or_else(|_| tree.to_string().into());
+    let mut answer = Response::new(full(body));
     *answer.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    set(&mut answer, CONTENT_TYPE, "application/json");
+    set(&mut answer, CONTENT_TYPE, form.media_type());
     set(&mut answer, http::header::CACHE_CONTROL, "no-cache, private");
     if let Some(seconds) = status.retry_after_seconds {
         set(&mut answer, http::header::RETRY_AFTER, &seconds.to_string());

@@ -5,7 +5,7 @@
 //! - field, of the type before it: `F`, name, type, flags, list type, merge key, default, number, inlined in, description;
 //! - kind: `K`, group, version, kind, list kind, index of the type, index of the list's type.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
 
@@ -23,17 +23,22 @@ const SCALARS: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", "x"),
     ("io.k8s.apimachinery.pkg.api.resource.Quantity", "q"),
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON", "a"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray", "a"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool", "a"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", "a"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceSubresourceStatus", "a"),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray", "A"),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool", "B"),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", "S"),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceSubresourceStatus", "E"),
 ];
+
+/// Marks a scalar that is a pointer in Go.
+const POINTER: &str = "pointer";
 
 struct Join<'a> {
     definitions: &'a BTreeMap<String, Definition>,
     messages: &'a BTreeMap<String, Message>,
     /// (type, field) → markers
     supplement: BTreeMap<(String, String), Vec<String>>,
+    /// (type, field) of scalars behind pointers
+    pointers: BTreeSet<(String, String)>,
     index: BTreeMap<String, usize>,
 }
 
@@ -42,6 +47,7 @@ pub(crate) fn render(
     definitions: &BTreeMap<String, Definition>,
     messages: &BTreeMap<String, Message>,
     supplement: &str,
+    pointers: &str,
 ) -> Result<String, Box<dyn Error>> {
     let is_type = |name: &str| SCALARS.iter().all(|(scalar, _)| *scalar != name);
     let mut names: Vec<String> = definitions.keys().filter(|name| is_type(name)).cloned().collect();
@@ -54,15 +60,20 @@ pub(crate) fn render(
         })
         .collect();
     names.extend(lists.iter().map(|(list, _)| list.clone()));
+    let partial = [format!("{META}PartialObjectMetadata"), format!("{META}PartialObjectMetadataList")];
+    names.extend(partial.iter().cloned());
     names.sort();
     names.dedup();
     let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
-    let join = Join { definitions, messages, supplement: parse_supplement(supplement)?, index };
-    let items: BTreeMap<_, _> = lists.into_iter().collect();
+    let (supplement, pointers) = (parse_supplement(supplement)?, parse_pointers(pointers));
+    let join = Join { definitions, messages, supplement, pointers, index };
+    let mut items: BTreeMap<_, _> = lists.into_iter().collect();
+    items.insert(partial[1].clone(), partial[0].clone());
     let mut out = String::new();
     for name in &names {
         match items.get(name) {
             Some(item) => join.list(&mut out, name, item)?,
+            None if *name == partial[0] => join.partial(&mut out, name)?,
             None => join.definition(&mut out, name)?,
         }
     }
@@ -81,6 +92,17 @@ fn parse_supplement(text: &str) -> Result<BTreeMap<(String, String), Vec<String>
         found.insert((ty, field), words.collect());
     }
     Ok(found)
+}
+
+/// Lines `type field…`; `#` begins a comment.
+fn parse_pointers(text: &str) -> BTreeSet<(String, String)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let words = lines.filter_map(|line| line.split_once(' '));
+    words
+        .flat_map(|(ty, fields)| {
+            fields.split_whitespace().map(move |field| (ty.to_owned(), field.to_owned()))
+        })
+        .collect()
 }
 
 fn record(out: &mut String, parts: &[&str]) {
@@ -113,8 +135,11 @@ impl Join<'_> {
         for (field, schema) in sorted {
             // k8s-openapi requires metadata of every kind; Kubernetes does not
             let required = required.contains(&field.as_str()) && field != "metadata";
-            let (inlined, source) = message.map_or((None, None), |m| self.find(m, field, &json_names));
+            let (inlined, source) = message.map_or((Vec::new(), None), |m| self.find(m, field, &json_names));
             let mut markers = source.map(|s| s.markers.clone()).unwrap_or_default();
+            if self.pointers.contains(&(name.to_owned(), field.clone())) {
+                markers.push(POINTER.to_owned());
+            }
             if let Some(more) = self.supplement.get(&(name.to_owned(), field.clone())) {
                 markers.extend(more.iter().cloned());
             }
@@ -124,7 +149,7 @@ impl Join<'_> {
                 (None, Some(given)) => given.parse()?,
                 (None, None) => 0,
             };
-            self.field(out, field, schema, required, &markers, number, inlined)?;
+            self.field(out, field, schema, required, &markers, number, &inlined)?;
         }
         Ok(())
     }
@@ -138,7 +163,7 @@ impl Join<'_> {
         required: bool,
         markers: &[String],
         number: u32,
-        inlined: Option<u32>,
+        inlined: &[u32],
     ) -> Result<(), Box<dyn Error>> {
         let marker = |key: &str| markers.iter().find_map(|m| m.strip_prefix(key)?.strip_prefix('='));
         let strategies: Vec<&str> = marker("patchStrategy").unwrap_or_default().split(',').collect();
@@ -148,6 +173,7 @@ impl Join<'_> {
             ('a', marker("mapType") == Some("atomic") || marker("structType") == Some("atomic")),
             ('m', strategies.contains(&"merge")),
             ('k', strategies.contains(&"retainKeys")),
+            ('p', markers.iter().any(|m| m == POINTER)),
         ];
         flags.extend(rules.iter().filter(|(_, holds)| *holds).map(|(flag, _)| *flag));
         let keys: Vec<&str> = markers.iter().filter_map(|m| m.strip_prefix("listMapKey=")).collect();
@@ -174,7 +200,7 @@ impl Join<'_> {
                 marker("patchMergeKey").unwrap_or_default(),
                 default.unwrap_or_default(),
                 &number.to_string(),
-                &inlined.map(|n| n.to_string()).unwrap_or_default(),
+                &inlined.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
                 description,
             ],
         );
@@ -228,13 +254,14 @@ impl Join<'_> {
         versions.iter().find_map(|version| self.messages.get(&format!("{group}.{version}.{short}")))
     }
 
-    /// A JSON field's source: a field of the message itself, or of a message that Go inlines (then with its number).
+    /// A JSON field's source: a field of the message itself, or of a message that Go inlines (then with the numbers that
+    /// lead to it).
     fn find<'a>(
         &'a self,
         message: &'a Message,
         field: &str,
         json_names: &[String],
-    ) -> (Option<u32>, Option<&'a Field>) {
+    ) -> (Vec<u32>, Option<&'a Field>) {
         let wanted = normal(field);
         // JSON names that protobuf can't have
         let wanted = match wanted.as_str() {
@@ -244,46 +271,51 @@ impl Join<'_> {
             _ => wanted.replace('-', ""),
         };
         if let Some(found) = message.fields.iter().find(|f| f.name == wanted) {
-            return (None, Some(found));
+            return (Vec::new(), Some(found));
         }
         let inlined = message.fields.iter().filter(|f| !json_names.contains(&f.name));
         for outer in inlined {
             let Some(inner) = outer.message.as_ref().and_then(|name| self.messages.get(name)) else {
                 continue;
             };
-            if let (_, Some(found)) = self.find(inner, field, json_names) {
-                return (Some(outer.number), Some(found));
+            if let (mut path, Some(found)) = self.find(inner, field, json_names) {
+                path.insert(0, outer.number);
+                return (path, Some(found));
             }
         }
-        (None, None)
+        (Vec::new(), None)
+    }
+
+    /// The metadata of any object, as a kind of its own.
+    fn partial(&self, out: &mut String, name: &str) -> Result<(), Box<dyn Error>> {
+        record(out, &["T", name, "", "PartialObjectMetadata is the metadata of an object of any kind."]);
+        let version = string("Version of the schema of this object.");
+        self.field(out, "apiVersion", &version, false, &[], 0, &[])?;
+        self.field(out, "kind", &string("Kind of the object."), false, &[], 0, &[])?;
+        let meta = reference(&format!("{META}ObjectMeta"), "Standard object metadata.");
+        self.field(out, "metadata", &meta, false, &[], 1, &[])
     }
 
     fn list(&self, out: &mut String, name: &str, item: &str) -> Result<(), Box<dyn Error>> {
         let short = item.rsplit('.').next().unwrap_or(item);
         record(out, &["T", name, "", &format!("{short}List is a list of {short}.")]);
-        let strings = |text: &str| {
-            Value::Map(vec![
-                ("type".to_owned(), Value::Text("string".to_owned())),
-                ("description".to_owned(), Value::Text(text.to_owned())),
-            ])
-        };
-        let reference = |path: &str, description: &str| Value::Ref {
-            path: path.to_owned(),
-            description: Some(description.to_owned()),
-        };
-        self.field(out, "apiVersion", &strings("Version of the schema of this list."), false, &[], 0, None)?;
+        self.field(out, "apiVersion", &string("Version of the schema of this list."), false, &[], 0, &[])?;
         let items = Value::Map(vec![
             ("type".to_owned(), Value::Text("array".to_owned())),
             ("description".to_owned(), Value::Text("Objects of the list.".to_owned())),
             ("items".to_owned(), reference(item, "")),
         ]);
-        self.field(out, "items", &items, true, &[], 2, None)?;
-        self.field(out, "kind", &strings("Kind of the list."), false, &[], 0, None)?;
+        self.field(out, "items", &items, true, &[], 2, &[])?;
+        self.field(out, "kind", &string("Kind of the list."), false, &[], 0, &[])?;
         let meta = reference(&format!("{META}ListMeta"), "Standard list metadata.");
-        self.field(out, "metadata", &meta, false, &[], 1, None)
+        self.field(out, "metadata", &meta, false, &[], 1, &[])
     }
 
     fn kinds(&self, out: &mut String) -> Result<(), Box<dyn Error>> {
+        let at = |name: &str| self.index.get(&format!("{META}{name}")).map(usize::to_string);
+        let (one, many) = ("PartialObjectMetadata", "PartialObjectMetadataList");
+        let (one_at, many_at) = (at(one).ok_or("no partial object")?, at(many).ok_or("no partial list")?);
+        record(out, &["K", "meta.k8s.io", "v1", one, many, &one_at, &many_at]);
         for (name, definition) in self.definitions {
             let Some((group, version, kind, list)) = &definition.kind else { continue };
             let Some(index) = self.index.get(name) else { continue };
@@ -298,4 +330,15 @@ impl Join<'_> {
         }
         Ok(())
     }
+}
+
+fn string(description: &str) -> Value {
+    Value::Map(vec![
+        ("type".to_owned(), Value::Text("string".to_owned())),
+        ("description".to_owned(), Value::Text(description.to_owned())),
+    ])
+}
+
+fn reference(path: &str, description: &str) -> Value {
+    Value::Ref { path: path.to_owned(), description: Some(description.to_owned()) }
 }

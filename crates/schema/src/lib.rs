@@ -3,11 +3,12 @@
 //! ```text
 //!   k8s-openapi v1_37 (text) ─┐
 //!   k8s-pb (text) ────────────┼─ build.rs ─▶ table.txt ─▶ table(): api::SchemaTable
-//!   supplement.txt ───────────┘
+//!   supplement.txt ───────────┤
+//!   pointers.txt ─────────────┘
 //! ```
 //!
 //! Invariants: the table borrows from the program's own bytes and is read once, at first use; nothing in it is written by hand
-//! but the supplement.
+//! but the supplement and the pointers.
 
 pub mod openapi;
 
@@ -15,7 +16,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use api::{Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
+use api::{Embedded, Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
 
 /// See `build/table.rs` for the form.
 static TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/table.txt"));
@@ -62,7 +63,8 @@ fn load(text: &'static str) -> SchemaTable {
 
 fn field(next: &mut impl FnMut() -> &'static str) -> Field {
     let name = Cow::Borrowed(next());
-    let ty = field_type(next());
+    let letters = next();
+    let ty = field_type(letters);
     let flags = next();
     let list = next();
     let list_type = match list.strip_prefix('m') {
@@ -82,8 +84,20 @@ fn field(next: &mut impl FnMut() -> &'static str) -> Field {
         patch_retain_keys: flags.contains('k'),
         default: text(next()),
         number: next().parse().unwrap_or(0),
-        inlined_in: next().parse().ok(),
+        inlined_in: next().split(',').filter_map(|number| number.parse().ok()).collect(),
+        pointer: flags.contains('p'),
+        embedded: embedded(letters),
         description: Cow::Borrowed(next()),
+    }
+}
+
+fn embedded(letters: &str) -> Embedded {
+    match letters.as_bytes().last() {
+        Some(b'E') => Embedded::Empty,
+        Some(b'B') => Embedded::SchemaOrBool,
+        Some(b'A') => Embedded::SchemaOrList,
+        Some(b'S') => Embedded::SchemaOrStrings,
+        _ => Embedded::Raw,
     }
 }
 

@@ -9,7 +9,7 @@ use api::{
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Call, protobuf};
+use super::Call;
 use crate::resource::Resource;
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
@@ -37,7 +37,7 @@ pub(crate) fn delete_options(table: &SchemaTable, body: &Body) -> Result<Value, 
         ContentType::Yaml => serde_yaml_ng::from_slice(&body.bytes).map_err(|e| unreadable(e.to_string())),
         ContentType::Protobuf => {
             let ty = table.by_name(DELETE_OPTIONS).ok_or_else(unsupported)?;
-            protobuf::decode(table, ty, &body.bytes).map_err(unreadable)
+            codec::protobuf::decode(table, ty, &body.bytes).map_err(unreadable)
         }
         ContentType::Patch(_) => Err(unsupported()),
     }
@@ -75,8 +75,10 @@ pub(crate) fn decode_as(
     let body = call.request.body.as_ref().ok_or_else(|| Status::bad_request("the request has no body"))?;
     let decoded = match body.content_type {
         ContentType::Patch(_) => return Err(unsupported()),
+        ContentType::Protobuf if !super::protobuf::has_form(resource) => return Err(unsupported()),
         ContentType::Protobuf => {
-            let tree = protobuf::decode(&resource.table, schema, &body.bytes).map_err(Status::bad_request)?;
+            let tree =
+                codec::protobuf::decode(&resource.table, schema, &body.bytes).map_err(Status::bad_request)?;
             codec::decode_value(&resource.table, schema, tree, mode(call)?)
         }
         ContentType::Json | ContentType::Yaml => {

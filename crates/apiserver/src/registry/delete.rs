@@ -73,7 +73,7 @@ impl Registry {
             .try_collect()
             .await?;
         let items: Vec<Versioned> = deleted.into_iter().flatten().collect();
-        negotiate::list(call.resource, call.form, &items, &found.meta)
+        negotiate::list(call.resource, call.form, None, &items, &found.meta)
     }
 
     /// Deletes an object, or begins to.

@@ -60,7 +60,7 @@ impl Registry {
             .into_iter()
             .map(|entry| Versioned { value: entry.value, revision: entry.mod_revision })
             .collect();
-        negotiate::list(call.resource, call.form, &items, &found.meta)
+        negotiate::list(call.resource, call.form, Some(&self.messages), &items, &found.meta)
     }
 
     /// The selectors of a request, checked against the row.

@@ -17,7 +17,7 @@ pub(crate) mod finalize;
 mod list;
 pub(crate) mod meta;
 pub(crate) mod negotiate;
-mod protobuf;
+pub(crate) mod protobuf;
 pub(crate) mod scale;
 mod special;
 mod update;
@@ -50,6 +50,7 @@ pub(crate) struct Registry {
     pub(crate) node_port_range: (u16, u16),
 }
 
+    pub(crate) messages: Arc<protobuf::Messages>,
 /// One request on its way through the registry.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -170,7 +171,8 @@ impl Registry {
             return Err(Status::internal("a path came where a resource was expected"));
         };
         let include = request.options.extra("includeObject").unwrap_or_default();
-        let form = Form::negotiate(&request.accept, include, request.options.pretty)?;
+        let binary = protobuf::has_form(resource);
+        let form = Form::negotiate(&request.accept, include, request.options.pretty, binary)?;
         let warnings = Warnings::default();
         let call = Call {
             user,
@@ -298,6 +300,9 @@ impl Registry {
         let stored = self.stored(call.resource, &call.key()).await?.ok_or_else(|| call.not_found())?;
         negotiate::one(call.resource, call.form, 200, &stored)
     }
+        if let Some(response) = negotiate::shared(call.resource, call.form, &self.messages, &stored)? {
+            return Ok(response);
+        }
 
     /// The stored bytes of an object.
     pub(crate) async fn stored(

@@ -6,7 +6,8 @@ use api::{ApiResponse, Object, Reason, ResponseBody, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use super::codec;
+use super::protobuf::Messages;
+use super::{codec, protobuf};
 use crate::printing::{self, IncludeObject};
 use crate::resource::Resource;
 use crate::stored;
@@ -19,22 +20,36 @@ pub(crate) enum Shape {
     Partial,
 }
 
+/// Encoding of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
 /// Shape and encoding of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
     pub(crate) shape: Shape,
-    pub(crate) yaml: bool,
+    pub(crate) media: Media,
     pub(crate) pretty: bool,
 }
 
 impl Form {
-    pub(crate) const JSON: Form = Form { shape: Shape::Full, yaml: false, pretty: false };
+    pub(crate) const JSON: Form = Form { shape: Shape::Full, media: Media::Json, pretty: false };
 
-    /// Picks the first form of an Accept header that the server can give.
+    /// Picks the form of an Accept header that the client likes best and the server can give. Custom resources are
+    /// not `binary`: only their metadata has a protobuf form. Tables have none.
     ///
     /// # Errors
     /// `NotAcceptable` when there is none.
-    pub(crate) fn negotiate(accept: &str, include_object: &str, pretty: bool) -> Result<Self, Status> {
+    pub(crate) fn negotiate(
+        accept: &str,
+        include_object: &str,
+        pretty: bool,
+        binary: bool,
+    ) -> Result<Self, Status> {
         if accept.trim().is_empty() {
             return Ok(Form { pretty, ..Form::JSON });
         }
@@ -46,49 +61,60 @@ impl Form {
             );
             Status::bad_request(detail.to_string())
         })?;
-        for clause in accept.split(',') {
-            let mut parts = clause.split(';').map(str::trim);
-            let yaml = match parts.next().unwrap_or_default() {
-                "application/json" | "application/*" | "*/*" => false,
-                "application/yaml" => true,
-                _ => continue,
+        let mut clauses: Vec<Clause<'_>> = accept.split(',').map(Clause::parse).collect();
+        clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+        let found = clauses.iter().filter(|clause| clause.quality > 0.0).find_map(|clause| {
+            let (media, shape) = (clause.media?, clause.shape(include)?);
+            let binary = match shape {
+                Shape::Full => binary,
+                Shape::Partial => true,
+                Shape::Table(_) => false,
             };
-            let parameter = |name: &str| {
-                let pairs = clause.split(';').skip(1).filter_map(|p| p.trim().split_once('='));
-                pairs.filter(|(n, _)| *n == name).map(|(_, v)| v).next().unwrap_or_default()
-            };
-            let known = parameter("g") == "meta.k8s.io" && parameter("v") == "v1";
-            let shape = match parameter("as") {
-                "" => Shape::Full,
-                "Table" if known => Shape::Table(include),
-                "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Shape::Partial,
-                _ => continue,
-            };
-            return Ok(Form { shape, yaml, pretty });
-        }
-        Err(Status::new(
-            Reason::NotAcceptable,
-            "only the following media types are accepted: application/json, application/yaml",
-        ))
+            (media != Media::Protobuf || binary).then_some(Form { shape, media, pretty })
+        });
+        found.ok_or_else(|| {
+            let also = if binary { ", application/vnd.kubernetes.protobuf" } else { "" };
+            let text = format!(
+                "only the following media types are accepted: application/json, application/yaml{also}"
+            );
+            Status::new(Reason::NotAcceptable, text)
+        })
     }
 
     /// The media type of the answer.
     pub(crate) fn media_type(self) -> &'static str {
-        if self.yaml { "application/yaml" } else { "application/json" }
+        match self.media {
+            Media::Json => "application/json",
+            Media::Yaml => "application/yaml",
+            Media::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
     }
 
-    /// A response with a JSON tree.
+    /// The media type of a watch.
+    pub(crate) fn watch_type(self) -> &'static str {
+        match self.media {
+            Media::Json | Media::Yaml => "application/json",
+            Media::Protobuf => WATCH_PROTOBUF,
+        }
+    }
+
+    /// A tree that names its kind, encoded for an answer or an event.
+    pub(crate) fn encode(self, value: &Value) -> Result<Bytes, Status> {
+        match self.media {
+            Media::Protobuf => protobuf::tree(value),
+            Media::Yaml => codec::to_yaml(value),
+            Media::Json if self.pretty => {
+                let mut text = serde_json::to_vec_pretty(value).map_err(Status::internal)?;
+                text.push(b'\n');
+                Ok(text.into())
+            }
+            Media::Json => serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal),
+        }
+    }
+
+    /// A response with a tree that names its kind.
     pub(crate) fn tree(self, code: u16, value: &Value) -> Result<ApiResponse, Status> {
-        let bytes = if self.yaml {
-            codec::to_yaml(value)?
-        } else if self.pretty {
-            let mut text = serde_json::to_vec_pretty(value).map_err(Status::internal)?;
-            text.push(b'\n');
-            text.into()
-        } else {
-            serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal)?
-        };
-        Ok(self.bytes(code, bytes))
+        Ok(self.bytes(code, self.encode(value)?))
     }
 
     fn bytes(self, code: u16, bytes: Bytes) -> ApiResponse {
@@ -101,7 +127,49 @@ impl Form {
     }
 
     fn is_plain(self) -> bool {
-        self.shape == Shape::Full && !self.yaml && !self.pretty
+        self.shape == Shape::Full && self.media == Media::Json && !self.pretty
+    }
+}
+
+/// Frames of 4 bytes length and a WatchEvent.
+pub(crate) const WATCH_PROTOBUF: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+
+/// One alternative of an Accept header.
+struct Clause<'a> {
+    media: Option<Media>,
+    /// 0 to 1; 1 where nothing is said.
+    quality: f64,
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let media = match parts.next().unwrap_or_default() {
+            "application/json" | "application/*" | "*/*" => Some(Media::Json),
+            "application/yaml" => Some(Media::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(Media::Protobuf),
+            _ => None,
+        };
+        let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+        let quality = parameters.iter().find(|(name, _)| *name == "q").map(|(_, value)| *value);
+        let quality = quality.map_or(1.0, |value| value.parse().unwrap_or(0.0));
+        Self { media, quality, parameters }
+    }
+
+    fn parameter(&self, name: &str) -> &'a str {
+        self.parameters.iter().find(|(n, _)| *n == name).map(|(_, value)| *value).unwrap_or_default()
+    }
+
+    /// What the alternative wants done; `None` when that is unknown.
+    fn shape(&self, include: IncludeObject) -> Option<Shape> {
+        let known = self.parameter("g") == "meta.k8s.io" && self.parameter("v") == "v1";
+        match self.parameter("as") {
+            "" => Some(Shape::Full),
+            "Table" if known => Some(Shape::Table(include)),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Some(Shape::Partial),
+            _ => None,
+        }
     }
 }
 
@@ -142,7 +210,25 @@ pub(crate) fn one(
     if form.is_plain() {
         return Ok(form.bytes(code, bytes(resource, stored)?));
     }
+    if form.shape == Shape::Full && form.media == Media::Protobuf {
+        let message = protobuf::message(resource, stored)?;
+        return Ok(form.bytes(code, protobuf::object(resource, &message, stored.revision)));
+    }
     object(resource, form, code, &read(resource, stored)?)
+}
+
+/// One object as it is stored, in a form that requests share; `None` when they don't.
+pub(crate) fn shared(
+    resource: &Resource,
+    form: Form,
+    cache: &Messages,
+    stored: &Versioned,
+) -> Result<Option<ApiResponse>, Status> {
+    if form.shape != Shape::Full || form.media != Media::Protobuf {
+        return Ok(None);
+    }
+    let message = cache.of(resource, stored)?;
+    Ok(Some(form.bytes(200, protobuf::object(resource, &message, stored.revision))))
 }
 
 /// One object tree in the form the client wants.
@@ -190,16 +276,21 @@ impl ListMeta {
     }
 }
 
-/// A list in the form the client wants. The plain form concatenates stored bytes and parses nothing.
+/// A list in the form the client wants. The plain form concatenates stored bytes and parses nothing. `cache` is given where
+/// the items are as they are stored.
 pub(crate) fn list(
     resource: &Arc<Resource>,
     form: Form,
+    cache: Option<&Messages>,
     items: &[Versioned],
     meta: &ListMeta,
 ) -> Result<ApiResponse, Status> {
     let metadata = meta.tree();
     if form.is_plain() {
         return plain_list(resource, items, &metadata);
+    }
+    if form.shape == Shape::Full && form.media == Media::Protobuf {
+        return Ok(form.bytes(200, protobuf::list(resource, cache, items, &metadata)?));
     }
     let objects: Vec<Object> = items.iter().map(|item| read(resource, item)).collect::<Result<_, _>>()?;
     let value = match form.shape {
@@ -253,24 +344,45 @@ mod tests {
 
     #[test]
     fn accept_headers_are_negotiated() {
-        let table = [
-            ("", Ok((Shape::Full, false))),
-            ("application/json, */*", Ok((Shape::Full, false))),
-            ("application/vnd.kubernetes.protobuf,application/json", Ok((Shape::Full, false))),
-            ("application/yaml", Ok((Shape::Full, true))),
+        let pb = "application/vnd.kubernetes.protobuf";
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let both = format!("{pb},application/json");
+        let less = format!("{pb};q=0.5,application/yaml;q=0.4,application/json;q=0.9");
+        let none = format!("{pb};q=0, */*");
+        let binary_table = format!("{pb};as=Table;v=v1;g=meta.k8s.io");
+        let partial = format!("{pb};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+        let tabular = Shape::Table(IncludeObject::Metadata);
+        // accept, what a built-in kind gives, what a custom kind gives
+        let cases = [
+            ("", Ok((Shape::Full, Media::Json)), Ok((Shape::Full, Media::Json))),
+            ("application/json, */*", Ok((Shape::Full, Media::Json)), Ok((Shape::Full, Media::Json))),
+            (&both, Ok((Shape::Full, Media::Protobuf)), Ok((Shape::Full, Media::Json))),
+            (&less, Ok((Shape::Full, Media::Json)), Ok((Shape::Full, Media::Json))),
+            (&none, Ok((Shape::Full, Media::Json)), Ok((Shape::Full, Media::Json))),
+            ("application/yaml", Ok((Shape::Full, Media::Yaml)), Ok((Shape::Full, Media::Yaml))),
+            (table, Ok((tabular, Media::Json)), Ok((tabular, Media::Json))),
             (
-                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
-                Ok((Shape::Table(IncludeObject::Metadata), false)),
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Ok((Shape::Full, Media::Json)),
+                Ok((Shape::Full, Media::Json)),
             ),
-            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Ok((Shape::Full, false))),
-            ("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", Ok((Shape::Partial, false))),
-            ("application/vnd.kubernetes.protobuf", Err(406)),
-            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io", Err(406)),
+            (
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+                Ok((Shape::Partial, Media::Json)),
+                Ok((Shape::Partial, Media::Json)),
+            ),
+            (&partial, Ok((Shape::Partial, Media::Protobuf)), Ok((Shape::Partial, Media::Protobuf))),
+            (pb, Ok((Shape::Full, Media::Protobuf)), Err(406)),
+            (&binary_table, Err(406), Err(406)),
+            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io", Err(406), Err(406)),
         ];
-        for (accept, want) in table {
-            let got = Form::negotiate(accept, "", false).map(|f| (f.shape, f.yaml)).map_err(|s| s.code);
-            assert_eq!(got, want, "{accept}");
+        for (accept, built_in, custom) in cases {
+            let got = |binary| {
+                let form = Form::negotiate(accept, "", false, binary);
+                form.map(|f| (f.shape, f.media)).map_err(|s| s.code)
+            };
+            assert_eq!((got(true), got(false)), (built_in, custom), "{accept}");
         }
-        assert_eq!(Form::negotiate("*/*", "Nonsense", false).map_err(|s| s.code), Err(400));
+        assert_eq!(Form::negotiate("*/*", "Nonsense", false, true).map_err(|s| s.code), Err(400));
     }
 }

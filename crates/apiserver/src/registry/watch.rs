@@ -16,7 +16,8 @@ use store::Entry;
 use tokio::time::Instant;
 
 use super::list::{parse_revision, prefix};
-use super::negotiate::{self, Form, Shape, Versioned};
+use super::negotiate::{self, Form, Media, Shape, Versioned};
+use super::protobuf::{self, Messages};
 use super::{Call, Registry, store_error, too_large};
 use crate::resource::Resource;
 use crate::stored::{CachedObject, MetaReader, Selection};
@@ -53,6 +54,7 @@ impl Registry {
                 prefix: prefix(call.resource, call.namespace),
                 selection,
                 form: call.form,
+                messages: Arc::clone(&self.messages),
                 columns: true,
             },
             cache,
@@ -77,7 +79,7 @@ impl Registry {
         });
         Ok(ApiResponse {
             code: 200,
-            content_type: call.form.media_type().to_owned(),
+            content_type: call.form.watch_type().to_owned(),
             body: ResponseBody::Watch(Box::pin(events)),
             warnings: Vec::new(),
         })
@@ -130,6 +132,7 @@ struct View {
     prefix: String,
     selection: Selection,
     form: Form,
+    messages: Arc<Messages>,
     /// The next table carries column definitions.
     columns: bool,
 }
@@ -158,7 +161,8 @@ impl View {
     fn initial(&mut self, entry: &Entry) -> Option<WatchEvent> {
         let selected = self.selection.is_everything()
             || self.selects_value(&entry.key, &entry.value, entry.mod_revision);
-        selected.then(|| self.event(EventKind::Added, &entry.value, entry.mod_revision, None))
+        let revision = entry.mod_revision;
+        selected.then(|| self.event(EventKind::Added, &entry.value, revision, revision))
     }
 
     /// The event as this watcher sees it, if it does.
@@ -172,29 +176,52 @@ impl View {
             (true, true) => EventKind::Modified,
             (true, false) => EventKind::Deleted,
         };
-        let (object, encoded) = if kind == EventKind::Deleted {
-            (event.old.as_ref()?, event.encoded_old())
-        } else {
-            (event.new.as_ref()?, event.encoded())
-        };
-        Some(self.event(kind, &object.value, event.revision, Some(encoded)))
+        // What DELETED shows is the object as it was, with the revision of its end.
+        let object = if kind == EventKind::Deleted { &event.old } else { &event.new };
+        if self.is_plain() {
+            let object = if kind == EventKind::Deleted { event.encoded_old() } else { event.encoded() };
+            return Some(WatchEvent { kind, object });
+        }
+        let object = object.as_ref()?;
+        Some(self.event(kind, &object.value, object.revision, event.revision))
     }
 
-    fn event(&mut self, kind: EventKind, value: &Bytes, revision: u64, encoded: Option<Bytes>) -> WatchEvent {
-        let stored = Versioned { value: value.clone(), revision };
-        let plain = self.form.shape == Shape::Full && self.resource.stored_as.is_none();
-        let object = match encoded {
-            Some(encoded) if plain => Ok(encoded),
-            _ if plain => negotiate::bytes(&self.resource, &stored),
-            _ => negotiate::read(&self.resource, &stored).map(|object| {
+    /// The bytes of events are shared as they are.
+    fn is_plain(&self) -> bool {
+        self.form.shape == Shape::Full
+            && self.form.media != Media::Protobuf
+            && self.resource.stored_as.is_none()
+    }
+
+    /// An object that was written at one revision, to be shown with another.
+    fn event(&mut self, kind: EventKind, value: &Bytes, written: u64, revision: u64) -> WatchEvent {
+        let stored = |revision| Versioned { value: value.clone(), revision };
+        let object = if self.is_plain() {
+            negotiate::bytes(&self.resource, &stored(revision))
+        } else if self.form.shape == Shape::Full && self.form.media == Media::Protobuf {
+            let message = self.messages.of(&self.resource, &stored(written));
+            message.map(|message| protobuf::object(&self.resource, &message, revision))
+        } else {
+            negotiate::read(&self.resource, &stored(revision)).and_then(|object| {
                 let columns = std::mem::replace(&mut self.columns, false);
-                negotiate::shaped(&self.resource, self.form.shape, &object, columns).to_string().into()
-            }),
+                self.encode(&negotiate::shaped(&self.resource, self.form.shape, &object, columns))
+            })
         };
         match object {
             Ok(object) => WatchEvent { kind, object },
-            Err(status) => error(&status),
+            Err(status) => self.error(&status),
         }
+    }
+
+    /// A tree within an event: JSON on one line, or protobuf.
+    fn encode(&self, value: &Value) -> Result<Bytes, Status> {
+        let media = if self.form.media == Media::Protobuf { Media::Protobuf } else { Media::Json };
+        Form { media, pretty: false, ..self.form }.encode(value)
+    }
+
+    fn error(&self, status: &Status) -> WatchEvent {
+        let object = self.encode(&status.to_value());
+        WatchEvent { kind: EventKind::Error, object: object.unwrap_or_default() }
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> WatchEvent {
@@ -214,12 +241,11 @@ impl View {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
             }
         };
-        WatchEvent { kind: EventKind::Bookmark, object: object.to_string().into() }
+        match self.encode(&object) {
+            Ok(object) => WatchEvent { kind: EventKind::Bookmark, object },
+            Err(status) => self.error(&status),
+        }
     }
-}
-
-fn error(status: &Status) -> WatchEvent {
-    WatchEvent { kind: EventKind::Error, object: status.to_value().to_string().into() }
 }
 
 struct Watcher {
@@ -258,7 +284,8 @@ impl Watcher {
                 Next::Idle(progress) => self.idle(progress).await,
                 Next::TooOld(floor) => {
                     let message = format!("too old resource version: {} ({floor})", self.position);
-                    self.ready.push_back(error(&Status::expired(message)));
+                    let expired = self.view.error(&Status::expired(message));
+                    self.ready.push_back(expired);
                 }
                 Next::Closed => return None,
             }

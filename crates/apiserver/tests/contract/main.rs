@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests: a failure here is a failed test
 
+mod binary;
 mod common;
 mod custom;
 mod deletion;
