@@ -42,7 +42,9 @@ fn ci() -> Result<()> {
     step("clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     tidy::run(&root())?;
     step("build", &["test", "--workspace", "--locked", "--no-run"])?;
-    step("test", &["test", "--workspace", "--locked"])
+    step("test", &["test", "--workspace", "--locked"])?;
+    println!("== conformance");
+    conformance::run_fast(&root())
 }
 
 fn step(name: &str, arguments: &[&str]) -> Result<()> {

@@ -62,8 +62,8 @@ impl Image {
         self.files.insert(path.to_owned(), Node::Copy { from: from.to_owned(), mode });
     }
 
-    /// Writes the archive under a name and tag.
-    pub(super) fn write(&self, archive: &Path, name: &str) -> Result<()> {
+    /// Writes the archive under a name and tag; returns the image's id, which tells all of its content.
+    pub(super) fn write(&self, archive: &Path, name: &str) -> Result<String> {
         let layer = self.layer()?;
         let digest = sha256(&layer);
         let config = json!({
@@ -72,12 +72,12 @@ impl Image {
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         })
         .to_string();
-        let config_name = format!("{}.json", sha256(config.as_bytes()));
+        let id = sha256(config.as_bytes());
+        let config_name = format!("{id}.json");
         let manifest =
             json!([{"Config": config_name, "RepoTags": [name], "Layers": [format!("{digest}.tar")]}])
                 .to_string();
-        let partial = archive.with_extension("partial");
-        let file = File::create(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+        let file = File::create(archive).with_context(|| format!("cannot make {}", archive.display()))?;
         let mut tar = tar::Builder::new(file);
         for (path, content) in [
             (config_name, config.as_bytes()),
@@ -87,7 +87,7 @@ impl Image {
             tar.append_data(&mut header(tar::EntryType::Regular, 0o644, content.len()), path, content)?;
         }
         tar.into_inner()?.flush()?;
-        std::fs::rename(&partial, archive).with_context(|| format!("cannot keep {}", archive.display()))
+        Ok(id)
     }
 
     fn layer(&self) -> Result<Vec<u8>> {
@@ -151,7 +151,7 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// This machine's architecture in Go's spelling, which images use.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

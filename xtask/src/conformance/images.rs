@@ -1,5 +1,5 @@
 //! Local stand-ins for the suite's test images, under the published names: programs from the Go module `tests/conformance`,
-//! tools from Debian packages. They are not the published images, and every report says so.
+//! tools from Debian packages, both locked. They are not the published images, and every report says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,52 +8,70 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::archive::{self, Image};
+use super::lock::Lock;
+use super::packages;
 use super::programs::Cache;
 
-/// Debian packages whose files the images need; they are unpacked into the cache, not installed.
-const PACKAGES: &[&str] = &[
-    "busybox-static",
-    "netcat-openbsd",
-    "iperf",
-    "curl",
-    "iproute2",
-    "bash",
-    // dig, and the libraries that a plain Debian hasn't got
-    "bind9-dnsutils",
-    "bind9-libs",
-    "libfstrm0",
-    "libjemalloc2",
-    "liblmdb0",
-    "libmaxminddb0",
-    "libprotobuf-c1",
-];
-/// Programs of those packages and where the images have them.
+const SHELL: &[(&str, &str)] = &[("bin/bash", "bin/bash")];
+/// Programs of the Debian packages and where the images have them.
 const TOOLS: &[(&str, &str)] = &[
     ("usr/bin/curl", "usr/bin/curl"),
     ("usr/bin/dig", "usr/bin/dig"),
     ("bin/nc.openbsd", "usr/bin/nc"),
     ("bin/ss", "usr/bin/ss"),
     ("bin/ip", "usr/sbin/ip"),
-    ("bin/bash", "bin/bash"),
     ("usr/bin/iperf", "usr/bin/iperf"),
 ];
 
-/// Makes the archives of all images that the suite names and that have a stand-in; returns them.
-pub(super) fn make(cache: &Cache) -> Result<Vec<PathBuf>> {
-    let folder = cache.dir.join("images");
+/// Makes the archives of all images that the suite names and that have a stand-in; returns them. With `update` what
+/// comes out is locked, else it must be what is locked.
+pub(super) fn make(cache: &Cache, module: &Path, update: bool) -> Result<Vec<PathBuf>> {
+    let architecture = archive::architecture();
+    let mut lock = Lock::read(module)?;
+    let folder = folder(cache);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let root = tools_root(cache)?;
+    if let (false, Some(archives)) = (update, made(cache, module)?) {
+        return Ok(archives);
+    }
+    let root = packages::root(cache, &mut lock, architecture, update)?;
     let mut archives = Vec::new();
     for name in names(cache)? {
-        let archive = folder.join(format!("{}.tar", name.replace(['/', ':'], "_")));
-        if !archive.exists() {
-            let Some(image) = stand_in(cache, &root, &name)? else { continue };
-            println!("conformance: making a stand-in for {name}");
-            image.write(&archive, &name)?;
+        let Some(image) = stand_in(cache, &root, &name)? else { continue };
+        println!("conformance: making a stand-in for {name}");
+        let partial = folder.join("partial");
+        let id = image.write(&partial, &name)?;
+        if update {
+            lock.lock_image(&name, architecture, &id);
+        } else if lock.image(&name, architecture) != Some(&id) {
+            bail!(
+                "the stand-in for {name} is not the locked one: another recipe, or another Go than the one it was \
+                 locked with; `cargo xtask conformance --update-images` locks it"
+            );
         }
-        archives.push(archive);
+        let path = path(cache, &name, &id);
+        fs::rename(&partial, &path).with_context(|| format!("cannot keep {}", path.display()))?;
+        archives.push(path);
+    }
+    if update {
+        lock.write()?;
     }
     Ok(archives)
+}
+
+/// The archives of all locked images, if they are made.
+pub(super) fn made(cache: &Cache, module: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let lock = Lock::read(module)?;
+    let paths: Vec<PathBuf> =
+        lock.images(archive::architecture()).map(|(name, id)| path(cache, name, id)).collect();
+    Ok((!paths.is_empty() && paths.iter().all(|path| path.exists())).then_some(paths))
+}
+
+fn folder(cache: &Cache) -> PathBuf {
+    cache.dir.join("images")
+}
+
+fn path(cache: &Cache, name: &str, id: &str) -> PathBuf {
+    folder(cache).join(format!("{}-{}.tar", name.replace(['/', ':'], "_"), &id[..12]))
 }
 
 /// The suite's own list.
@@ -177,6 +195,9 @@ fn busybox(root: &Path) -> Result<Image> {
         image.link(path, "/bin/busybox");
     }
     image.program("bin/busybox", &program);
+    // busybox' own shell of this version drops variables whose names aren't a shell's, which the published one keeps
+    image.link("bin/sh", "bash");
+    add(&mut image, root, SHELL)?;
     image.text("etc/passwd", PASSWD);
     image.text("etc/group", GROUP);
     image.text(
@@ -194,51 +215,44 @@ fn busybox(root: &Path) -> Result<Image> {
 /// Busybox and the network tools with their libraries.
 fn tools(root: &Path) -> Result<Image> {
     let mut image = busybox(root)?;
-    // Debian's busybox shell prefers its own applets to the programs in PATH, such as nc
-    image.link("bin/sh", "bash");
-    for (from, to) in TOOLS {
-        let program = root.join(from);
-        image.program(to, &program);
-        for library in libraries(root, &program)? {
-            // a library that a package of ours brought goes where the loader looks
-            let place = library.strip_prefix(root).or_else(|_| library.strip_prefix("/"));
-            let place = place.context("a library without a place")?.to_string_lossy().into_owned();
-            image.copy(&place, &library, archive::mode(&library)?);
-        }
-    }
+    add(&mut image, root, TOOLS)?;
     Ok(image)
 }
 
-/// What the loader maps for a program, the loader included.
-fn libraries(root: &Path, program: &Path) -> Result<Vec<PathBuf>> {
+/// Adds programs and what the loader maps for them, all from the packages.
+fn add(image: &mut Image, root: &Path, programs: &[(&str, &str)]) -> Result<()> {
+    let (at, loader) = match std::env::consts::ARCH {
+        "aarch64" => ("lib/ld-linux-aarch64.so.1", "lib/aarch64-linux-gnu/ld-linux-aarch64.so.1"),
+        _ => ("lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+    };
+    image.program(at, &root.join(loader));
+    for (from, to) in programs {
+        let program = root.join(from);
+        image.program(to, &program);
+        for library in libraries(root, &root.join(loader), &program)? {
+            let place = library.strip_prefix(root).with_context(|| {
+                format!("{} of {} is in no package of the list", library.display(), program.display())
+            })?;
+            image.copy(&place.to_string_lossy(), &library, archive::mode(&library)?);
+        }
+    }
+    Ok(())
+}
+
+/// The libraries of a program, as the packages' own loader finds them.
+fn libraries(root: &Path, loader: &Path, program: &Path) -> Result<Vec<PathBuf>> {
     let paths =
         format!("{0}/usr/lib/{1}-linux-gnu:{0}/lib/{1}-linux-gnu", root.display(), std::env::consts::ARCH);
-    let output =
-        Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", paths).output().context("cannot run ldd")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut list = Command::new(loader);
+    list.args(["--inhibit-cache", "--library-path", &paths, "--list"]).arg(program);
+    let text = super::output(&mut list)?;
     if let Some(missing) = text.lines().find(|line| line.contains("not found")) {
         bail!("{}: {}", program.display(), missing.trim());
     }
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(paths.map(PathBuf::from).collect())
-}
-
-/// Unpacks the Debian packages once.
-fn tools_root(cache: &Cache) -> Result<PathBuf> {
-    let root = cache.dir.join("tools");
-    if root.exists() {
-        return Ok(root);
-    }
-    let folder = cache.dir.join("packages");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    println!("conformance: fetching {}", PACKAGES.join(", "));
-    let mut fetch = Command::new("apt-get");
-    fetch.args(["-qq", "-o", "APT::Sandbox::User=root", "download"]).args(PACKAGES).current_dir(&folder);
-    super::checked(&mut fetch)?;
-    let partial = cache.dir.join("tools.partial");
-    for entry in fs::read_dir(&folder)? {
-        super::checked(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(&partial))?;
-    }
-    fs::rename(&partial, &root).with_context(|| format!("cannot keep {}", root.display()))?;
-    Ok(root)
+    // the loader itself and the kernel's page have no arrow
+    let found = text.lines().filter_map(|line| line.split_once(" => ")?.1.split_whitespace().next());
+    Ok(found
+        .map(PathBuf::from)
+        .filter(|path| !path.ends_with(loader.file_name().unwrap_or_default()))
+        .collect())
 }

@@ -14,11 +14,14 @@
 
 mod archive;
 mod cluster;
+mod fast;
 mod hosts;
 mod images;
 mod keeper;
 mod ledger;
+mod lock;
 mod options;
+mod packages;
 mod programs;
 mod report;
 mod slot;
@@ -31,6 +34,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+pub(crate) use fast::run as run_fast;
 use keeper::Kept;
 use ledger::Ledger;
 use options::{Options, USAGE};
@@ -59,12 +63,15 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         println!("{USAGE}");
         return Ok(());
     }
+    if options.fast {
+        return run_fast(root);
+    }
     let (all, archives) = {
         // one at a time builds, the others find it built
         let _lock = slot::lock(&cache.dir.join("build.lock"))?;
         cache.build(&module)?;
         let all = suite::tests(&cache)?;
-        (all, if options.list { Vec::new() } else { images::make(&cache)? })
+        (all, if options.list { Vec::new() } else { images::make(&cache, &module, options.update_images)? })
     };
     if options.list {
         let chosen = choose(&all, &options, &Ledger::open(&cache.dir, &module, commits(root)?)?)?;
@@ -77,7 +84,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         println!("{grown} newly known green");
         return Ok(());
     }
-    if options.build_only {
+    if options.build_only || options.update_images {
         return Ok(());
     }
     let begun = Instant::now();
@@ -191,8 +198,11 @@ fn start(root: &Path, options: &Options, images: &[PathBuf]) -> Result<(Kept, Su
 fn build_podium(root: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     checked(Command::new(cargo).args(["build", "--locked", "-p", "podium"]).current_dir(root))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("debug/podium"))
+    Ok(target(root).join("debug/podium"))
+}
+
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 /// The commit, and whether sources differ from it.

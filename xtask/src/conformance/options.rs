@@ -25,7 +25,9 @@ how
 instead of a run
   --list               print the tests' names
   --report             write RESULTS.md and known-green.txt from what is known
+  --fast               the fixed fast subset of `cargo xtask ci` (tests/conformance/fast.txt), with the podium built last
   --build-only         build the suite and the images
+  --update-images      make the images of the newest Debian packages and lock both (tests/conformance/images.lock)
 
 Several runs may go on at a time. Only results of podium built from unchanged sources of a commit get into
 known-green.txt and RESULTS.md.";
@@ -45,6 +47,9 @@ pub(super) struct Options {
     pub(super) confirm: bool,
     pub(super) verify: bool,
     pub(super) build_only: bool,
+    /// What `cargo xtask ci` does.
+    pub(super) fast: bool,
+    pub(super) update_images: bool,
     /// A podium that is built already.
     pub(super) binary: Option<PathBuf>,
     /// Only writes the two files.
@@ -75,6 +80,8 @@ pub(super) fn parse(arguments: &[String]) -> Result<Options> {
             "--confirm" => options.confirm = true,
             "--verify-ledger" => options.verify = true,
             "--report" => options.report = true,
+            "--update-images" => options.update_images = true,
+            "--fast" => options.fast = true,
             "--build-only" => options.build_only = true,
             "--binary" => options.binary = Some(PathBuf::from(value()?)),
             "--help" | "-h" => options.help = true,

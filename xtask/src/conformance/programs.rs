@@ -27,7 +27,24 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    /// Of this version of the suite; made if need be.
     pub(super) fn open(module: &Path) -> Result<Self> {
+        let cache = Self::locate(module)?;
+        let bin = cache.dir.join("bin");
+        fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+        Ok(cache)
+    }
+
+    /// Of this version of the suite, if everything is built.
+    pub(super) fn built(module: &Path) -> Result<Option<Self>> {
+        if ["XDG_CACHE_HOME", "HOME"].iter().all(|name| std::env::var_os(name).is_none()) {
+            return Ok(None);
+        }
+        let cache = Self::locate(module)?;
+        Ok(PROGRAMS.iter().all(|(name, _)| cache.program(name).exists()).then_some(cache))
+    }
+
+    fn locate(module: &Path) -> Result<Self> {
         let file = module.join("go.mod");
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let version = suite_version(&text).context("go.mod does not require k8s.io/kubernetes")?.to_owned();
@@ -35,7 +52,6 @@ impl Cache {
         let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
         let dir =
             home.context("neither XDG_CACHE_HOME nor HOME is set")?.join("podium-conformance").join(&version);
-        fs::create_dir_all(dir.join("bin")).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(Self { dir, version })
     }
 
