@@ -16,6 +16,7 @@ pub mod meta;
 pub mod object;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod request;
 pub mod schema;
 pub mod selector;

@@ -82,7 +82,15 @@ async fn own_service(make: &Maker<'_>) -> Result<(), OpenError> {
         "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}]});
     let slices = ("discovery.k8s.io", "v1", "endpointslices");
     let mend = |is: &mut Object, want: &Value| take(is, want, &["endpoints"]) | take(is, want, &["ports"]);
-    make.ensure(slices, Some("default"), slice, mend).await
+    make.ensure(slices, Some("default"), slice, mend).await?;
+    // The same for those who read the older kind.
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}]}]});
+    let mend = |is: &mut Object, want: &Value| take(is, want, &["subsets"]);
+    make.ensure(("", "v1", "endpoints"), Some("default"), endpoints, mend).await
 }
 
 /// The first usable address of a CIDR.

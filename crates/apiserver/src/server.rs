@@ -117,6 +117,7 @@ impl ApiServer {
             rbac,
             tokens: Arc::new(tokens),
             admission: Admission::builtin(),
+            turns: Default::default(),
             service_cidr: config.service_cidr.clone(),
             node_port_range: config.node_port_range,
         };

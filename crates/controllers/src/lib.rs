@@ -17,6 +17,7 @@ pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
 pub mod disruption;
+pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
 mod history;
@@ -32,6 +33,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod volume;
 mod workload;
 
 use std::sync::Arc;
@@ -61,8 +63,13 @@ pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receive
         Arc::new(taint_eviction::TaintEvictionController),
         Arc::new(pod_gc::PodGcController),
         Arc::new(disruption::DisruptionController),
-        Arc::new(resource_quota::ResourceQuotaController),
+        Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
+        Arc::new(endpointslice::EndpointSliceMirroringController),
+        Arc::new(volume::PersistentVolumeBinder),
+        Arc::new(volume::ClaimProtection),
+        Arc::new(volume::VolumeProtection),
+        Arc::new(volume::EphemeralVolumeController),
         Arc::new(service_account::ServiceAccountController),
         Arc::new(root_ca::RootCaController { pem: config.root_ca_pem }),
     ];
@@ -84,6 +91,7 @@ async fn run_over_all_kinds(client: Client, mut stop: watch::Receiver<bool>) {
         let resources = Arc::new(kinds.clone());
         let controllers: Vec<Arc<dyn Controller>> = vec![
             Arc::new(namespace::NamespaceController { resources: resources.clone() }),
+            Arc::new(resource_quota::ResourceQuotaController { resources: resources.clone() }),
             Arc::new(garbage_collector::GarbageCollector { resources }),
         ];
         let (end, ended) = watch::channel(false);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::GroupVersionResource;
+use api::{GroupVersionResource, ObjectKey};
 use client::{Cached, Kind};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, Toleration};
@@ -37,11 +37,24 @@ pub struct PodSpec {
     pub init_containers: Vec<Container>,
     pub restart_policy: String,
     pub tolerations: Vec<Toleration>,
-    pub active_deadline_seconds: Option<i64>,
-    pub priority_class_name: String,
-    /// Resources of the sandbox itself.
-    pub overhead: Resources,
     pub affinity: Option<Affinity>,
+    pub volumes: Vec<PodVolume>,
+}
+
+/// A volume that is claimed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodVolume {
+    pub name: String,
+    pub persistent_volume_claim: Option<ClaimSource>,
+    /// Holds the template of a claim of the pod's own.
+    pub ephemeral: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimSource {
+    pub claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -50,17 +63,6 @@ pub struct Container {
     pub name: String,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: Option<String>,
-    pub resources: ContainerResources,
-}
-
-/// Quantities by resource, as they are written.
-pub type Resources = BTreeMap<String, serde_json::Value>;
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ContainerResources {
-    pub requests: Resources,
-    pub limits: Resources,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,6 +139,14 @@ impl Pod {
     /// Succeeded or Failed: its containers will not run again.
     pub fn is_terminal(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Names of the claims that the pod uses; its own are named after it.
+    pub fn claims<'a>(&'a self, key: &'a ObjectKey) -> impl Iterator<Item = String> + 'a {
+        self.spec.volumes.iter().filter_map(|volume| match &volume.persistent_volume_claim {
+            Some(source) => Some(source.claim_name.clone()),
+            None => volume.ephemeral.as_ref().map(|_| format!("{}-{}", key.name, volume.name)),
+        })
     }
 
     pub fn is_ready(&self) -> bool {

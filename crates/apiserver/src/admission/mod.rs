@@ -6,11 +6,14 @@
 mod default_tolerations;
 pub(crate) mod dynamic;
 mod namespace_lifecycle;
+mod limit_ranger;
 mod node_restriction;
 mod priority;
+pub(crate) mod quota;
 mod rbac_escalation;
 mod runtime_class;
 mod service_account;
+mod storage;
 mod trust_bundle;
 mod webhook;
 
@@ -131,6 +134,8 @@ impl Admission {
                 Box::new(default_tolerations::DefaultTolerationSeconds),
                 Box::new(priority::Priority),
                 Box::new(runtime_class::RuntimeClass),
+                Box::new(limit_ranger::LimitRanger),
+                Box::new(storage::Storage),
                 Box::new(node_restriction::NodeRestriction),
                 Box::new(rbac_escalation::RbacEscalation),
                 Box::new(trust_bundle::TrustBundleAttest),

@@ -98,12 +98,14 @@ impl Registry {
             let mut extension = Extension::default();
             resource.strategy.prepare_for_delete(&mut old, call.now);
             let step = step(&old, options, decision, call.now);
+            let mut _turn = None;
             let value = match step {
                 Step::Nothing => return Ok(Deleted::Marked(existing)),
                 Step::Remove => {
                     let change = Change::Delete(&old);
                     resource.strategy.extend_txn(&context, change, &mut extension).await?;
                     finalize::end_deletion(resource, &old, &mut extension);
+                    _turn = crate::admission::quota::charge(self, resource, (None, Some(&old)), &mut extension).await?;
                     None
                 }
                 Step::Mark(mut object) => {

@@ -46,6 +46,8 @@ pub(crate) struct Registry {
     pub(crate) rbac: Arc<Rbac>,
     pub(crate) tokens: Arc<ServiceAccountTokens>,
     pub(crate) admission: Admission,
+    /// Whose turn it is to charge the quotas of a namespace.
+    pub(crate) turns: crate::admission::quota::Turns,
     pub(crate) service_cidr: String,
     pub(crate) node_port_range: (u16, u16),
 }

@@ -200,6 +200,8 @@ impl Registry {
             if ends {
                 finalize::end_deletion(resource, old, &mut extension);
             }
+            let states = ((!ends).then_some(&candidate), Some(old));
+            let _turn = crate::admission::quota::charge(self, resource, states, &mut extension).await.map_err(Refused::For)?;
             let value = self.encode(resource, candidate);
             if value == existing.value && !ends && extension.ops.is_empty() {
                 return Ok(existing.clone());

@@ -7,6 +7,7 @@ pub(super) mod event;
 mod namespace;
 mod node;
 mod pod;
+mod quota;
 mod rules;
 mod service;
 
@@ -138,7 +139,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("resourcequotas", "ResourceQuota")
             .short(&["quota"])
             .status()
-            .strategy(rules::QUOTA)
+            .strategy(quota::QuotaStrategy)
             .exact_columns(vec![
                 name_col(),
                 col("Request", "string", "Used and allowed requests and counts.", |o, _| {

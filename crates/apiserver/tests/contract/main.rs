@@ -12,6 +12,7 @@ mod lists;
 mod patches;
 mod pods;
 mod proxy;
+mod quota;
 mod rbac;
 mod streams;
 mod verbs;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use api::RequestOptions;
+use api::{ObjectKey, RequestOptions};
 use client::{Action, Cached, Kind};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
@@ -12,6 +12,28 @@ use serde_json::{Value, json};
 use super::desired::{Group, families};
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 
+/// On whose behalf slices are written.
+pub(crate) struct Owner {
+    /// Of the Service.
+    pub(crate) key: ObjectKey,
+    /// What the slices are owned by, as an owner reference.
+    pub(crate) reference: Value,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Families that have a slice even without an endpoint.
+    pub(crate) families: Vec<&'static str>,
+}
+
+impl Owner {
+    pub(crate) fn service(service: &Cached<Service>) -> Self {
+        let reference = json!({
+            "apiVersion": "v1", "kind": "Service", "name": service.key.name, "uid": service.uid,
+            "controller": true, "blockOwnerDeletion": true,
+        });
+        let (labels, families) = (labels(service), families(service));
+        Self { key: service.key.clone(), reference, labels, families }
+    }
+}
+
 /// Endpoints in one slice.
 const SLICE_SIZE: usize = 100;
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -19,13 +41,9 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 type Slice = Arc<Cached<EndpointSlice>>;
 
 /// Writes that make the existing slices hold the wanted groups.
-pub(crate) fn reconcile(
-    service: &Cached<Service>,
-    mut groups: Vec<Group>,
-    mut existing: Vec<Slice>,
-) -> Vec<Action> {
+pub(crate) fn reconcile(owner: &Owner, mut groups: Vec<Group>, mut existing: Vec<Slice>) -> Vec<Action> {
     // A service without endpoints has one empty slice, so that watchers learn that there are none.
-    for address_type in families(service) {
+    for address_type in owner.families.iter().copied() {
         if !groups.iter().any(|group| group.address_type == address_type) {
             groups.push(Group { address_type, ports: Vec::new(), endpoints: Vec::new() });
         }
@@ -38,7 +56,7 @@ pub(crate) fn reconcile(
         };
         let (mine, others): (Vec<Slice>, Vec<Slice>) = existing.into_iter().partition(fits);
         existing = others;
-        actions.extend(reconcile_group(service, &group, mine));
+        actions.extend(reconcile_group(owner, &group, mine));
     }
     actions.extend(existing.iter().filter(|slice| !slice.deleting).map(|slice| delete(slice)));
     actions
@@ -56,7 +74,7 @@ fn same_ports(existing: Option<&[EndpointPort]>, wanted: &[EndpointPort]) -> boo
     sorted(existing.unwrap_or_default()) == sorted(wanted)
 }
 
-fn reconcile_group(service: &Cached<Service>, group: &Group, slices: Vec<Slice>) -> Vec<Action> {
+fn reconcile_group(owner: &Owner, group: &Group, slices: Vec<Slice>) -> Vec<Action> {
     let mut unplaced: HashMap<String, Endpoint> = HashMap::new();
     let mut order = Vec::new();
     for endpoint in &group.endpoints {
@@ -88,13 +106,13 @@ fn reconcile_group(service: &Cached<Service>, group: &Group, slices: Vec<Slice>)
     for (index, (slice, kept)) in plans.iter().enumerate() {
         if kept.is_empty() && !(keep_one_empty && index == 0) {
             actions.push(delete(slice));
-        } else if changed(slice, kept) || slice.labels != labels(service) {
-            actions.push(update(service, slice, kept));
+        } else if changed(slice, kept) || slice.labels != owner.labels {
+            actions.push(update(owner, slice, kept));
         }
     }
-    actions.extend(rest.chunks(SLICE_SIZE).map(|endpoints| create(service, group, endpoints)));
+    actions.extend(rest.chunks(SLICE_SIZE).map(|endpoints| create(owner, group, endpoints)));
     if keep_one_empty && plans.is_empty() {
-        actions.push(create(service, group, &[]));
+        actions.push(create(owner, group, &[]));
     }
     actions
 }
@@ -130,32 +148,29 @@ fn labels(service: &Cached<Service>) -> BTreeMap<String, String> {
     labels
 }
 
-fn create(service: &Cached<Service>, group: &Group, endpoints: &[Endpoint]) -> Action {
+fn create(owner: &Owner, group: &Group, endpoints: &[Endpoint]) -> Action {
     let object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "generateName": format!("{}-", service.key.name), "namespace": service.key.namespace,
-            "labels": labels(service),
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Service", "name": service.key.name, "uid": service.uid,
-                "controller": true, "blockOwnerDeletion": true,
-            }],
+            "generateName": format!("{}-", owner.key.name), "namespace": owner.key.namespace,
+            "labels": owner.labels,
+            "ownerReferences": [owner.reference],
         },
         "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints,
     });
-    Action::Create { gvr: EndpointSlice::gvr(), namespace: service.key.namespace.clone(), object }
+    Action::Create { gvr: EndpointSlice::gvr(), namespace: owner.key.namespace.clone(), object }
 }
 
-fn update(service: &Cached<Service>, slice: &Slice, endpoints: &[Endpoint]) -> Action {
+fn update(owner: &Owner, slice: &Slice, endpoints: &[Endpoint]) -> Action {
     let mut object: Value = json!(slice.object);
     object["apiVersion"] = "discovery.k8s.io/v1".into();
     object["kind"] = "EndpointSlice".into();
-    object["metadata"]["labels"] = json!(labels(service));
+    object["metadata"]["labels"] = json!(owner.labels);
     object["endpoints"] = json!(endpoints);
     Action::Update { gvr: EndpointSlice::gvr(), key: slice.key.clone(), object }
 }
 
-fn delete(slice: &Cached<EndpointSlice>) -> Action {
+pub(crate) fn delete(slice: &Cached<EndpointSlice>) -> Action {
     let options = RequestOptions { precondition_uid: Some(slice.uid.clone()), ..RequestOptions::default() };
     Action::Delete { gvr: EndpointSlice::gvr(), key: slice.key.clone(), options }
 }

@@ -5,8 +5,9 @@
 //!                                      existing slices keep what they hold; only what differs is written
 //! ```
 
-mod desired;
-mod diff;
+pub(crate) mod desired;
+pub(crate) mod diff;
+mod mirror;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
 
+pub use mirror::EndpointSliceMirroringController;
+
 pub struct EndpointSliceController;
 
 impl Controller for EndpointSliceController {
@@ -34,7 +37,7 @@ impl Controller for EndpointSliceController {
         vec![
             Watch::own::<Service>(),
             Watch::map::<Pod>(services_of_pod),
-            Watch::map::<EndpointSlice>(|_, slice| service_of_slice(slice).into_iter().collect()),
+            Watch::map::<EndpointSlice>(|_, slice| service_of_slice(slice, MANAGER).into_iter().collect()),
         ]
     }
 
@@ -45,14 +48,14 @@ impl Controller for EndpointSliceController {
         let Some(selector) = pod_selector(&service) else { return Plan::nothing() };
         let pods = view.select::<Pod>(&key.namespace, &selector);
         let mut existing = view.in_namespace::<EndpointSlice>(&key.namespace);
-        existing.retain(|slice| service_of_slice(slice).as_ref() == Some(key));
+        existing.retain(|slice| service_of_slice(slice, MANAGER).as_ref() == Some(key));
         let wanted = desired::groups(&service, &pods);
-        Plan::actions(diff::reconcile(&service, wanted, existing))
+        Plan::actions(diff::reconcile(&diff::Owner::service(&service), wanted, existing))
     }
 }
 
 /// Pods of a service; `None` when its endpoints are somebody else's affair.
-fn pod_selector(service: &Cached<Service>) -> Option<LabelSelector> {
+pub(crate) fn pod_selector(service: &Cached<Service>) -> Option<LabelSelector> {
     let spec = service.object.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -62,14 +65,14 @@ fn pod_selector(service: &Cached<Service>) -> Option<LabelSelector> {
     Some(LabelSelector { requirements: labels.iter().map(one).collect() })
 }
 
-fn services_of_pod(view: &View, pod: &Cached<Pod>) -> Vec<ObjectKey> {
+pub(crate) fn services_of_pod(view: &View, pod: &Cached<Pod>) -> Vec<ObjectKey> {
     let services = view.in_namespace::<Service>(&pod.key.namespace).into_iter();
     let matching = services.filter(|service| pod_selector(service).is_some_and(|s| s.matches(&pod.labels)));
     matching.map(|service| service.key.clone()).collect()
 }
 
-fn service_of_slice(slice: &Cached<EndpointSlice>) -> Option<ObjectKey> {
-    if slice.labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
+fn service_of_slice(slice: &Cached<EndpointSlice>, manager: &str) -> Option<ObjectKey> {
+    if slice.labels.get(MANAGED_BY).map(String::as_str) != Some(manager) {
         return None;
     }
     Some(ObjectKey::new(&slice.key.namespace, slice.labels.get(SERVICE_NAME)?))

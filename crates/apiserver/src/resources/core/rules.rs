@@ -162,25 +162,6 @@ fn inherit(limit: &mut Value, field: &str, from: Option<Value>) {
     }
 }
 
-pub(super) const QUOTA: Hooks = Hooks {
-    create_on_update: true,
-    validate: |o, e| {
-        for (name, amount) in At::top(o, "spec").field("hard").entries() {
-            for detail in names::qualified_name(name) {
-                amount.invalid_key(e, name, &detail);
-            }
-            quantity::validate(&amount, e);
-        }
-    },
-    validate_update: |new, old, e| {
-        let scopes = |o: &Object| At::top(o, "spec").field("scopes").value.clone();
-        if scopes(new) != scopes(old) {
-            e.push(FieldError::invalid("spec.scopes", scopes(new), "field is immutable"));
-        }
-    },
-    ..Hooks::NONE
-};
-
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
 fn access_modes(spec: &At<'_>, e: &mut Errors) {
