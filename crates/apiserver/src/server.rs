@@ -120,8 +120,8 @@ impl ApiServer {
             turns: Default::default(),
             service_cidr: config.service_cidr.clone(),
             node_port_range: config.node_port_range,
-        };
             messages: Arc::default(),
+        };
         let server = Arc::new(Self { config, registry, table });
         bootstrap::run(&server).await?;
         let mut rows = server.registry.resources.hold().await;

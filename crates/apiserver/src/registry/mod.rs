@@ -50,9 +50,9 @@ pub(crate) struct Registry {
     pub(crate) turns: crate::admission::quota::Turns,
     pub(crate) service_cidr: String,
     pub(crate) node_port_range: (u16, u16),
+    pub(crate) messages: Arc<protobuf::Messages>,
 }
 
-    pub(crate) messages: Arc<protobuf::Messages>,
 /// One request on its way through the registry.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -300,11 +300,11 @@ impl Registry {
 
     async fn get(&self, call: &Call<'_>) -> Result<ApiResponse, Status> {
         let stored = self.stored(call.resource, &call.key()).await?.ok_or_else(|| call.not_found())?;
-        negotiate::one(call.resource, call.form, 200, &stored)
-    }
         if let Some(response) = negotiate::shared(call.resource, call.form, &self.messages, &stored)? {
             return Ok(response);
         }
+        negotiate::one(call.resource, call.form, 200, &stored)
+    }
 
     /// The stored bytes of an object.
     pub(crate) async fn stored(
