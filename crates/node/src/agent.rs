@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::admission::Book;
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
 use crate::leftovers;
@@ -46,21 +47,28 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         network: Arc<dyn PodNetwork>,
     ) -> Arc<NodeAgent> {
-        let facts = NodeFacts { node_name: config.node_name.clone(), node_ips: vec![config.node_ip] };
         let found = machine(&config);
+        let facts = NodeFacts {
+            node_name: config.node_name.clone(),
+            node_ips: vec![config.node_ip],
+            cpu_milli: i64::try_from(found.cpus).unwrap_or(1) * 1000,
+            memory_bytes: i64::try_from(found.memory_bytes).unwrap_or(0),
+        };
         let scope =
             Scope { field_selector: Some(format!("spec.nodeName={}", config.node_name)), ..Scope::default() };
         let pods = Informer::start(&client, scope);
+        let own = format!("metadata.name={}", config.node_name);
+        let own = Scope { field_selector: Some(own), ..Scope::default() };
         let recorder = EventRecorder::new(client.clone(), "kubelet", &config.node_name);
         let shared = Arc::new(Shared {
             facts,
-            cpu_milli: i64::try_from(found.cpus).unwrap_or(1) * 1000,
-            memory_bytes: i64::try_from(found.memory_bytes).unwrap_or(0),
             clock: client.clock().clone(),
             view: RuntimeView::start(runtime.clone()),
             references: References::new(&client),
             services: Informer::start(&client, Scope::default()),
             events: PodEvents::new(recorder),
+            node: Informer::start(&client, own),
+            book: Book::default(),
             runtime,
             network,
             client,

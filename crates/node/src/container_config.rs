@@ -18,6 +18,8 @@ pub struct ConfigInputs<'a> {
     pub attempt: u32,
     pub streak: u32,
     pub image: &'a ImageInfo,
+    /// Images of image volumes, by volume.
+    pub volume_images: &'a BTreeMap<String, String>,
     pub env: Vec<(String, String)>,
     pub pod_dir: &'a Path,
     pub node_memory_bytes: i64,
@@ -166,12 +168,7 @@ fn mounts(inputs: &ConfigInputs<'_>) -> Result<Vec<Mount>, String> {
 }
 
 fn bind(host_path: PathBuf, container_path: &str) -> Mount {
-    Mount {
-        host_path,
-        container_path: container_path.into(),
-        readonly: false,
-        propagation: Propagation::Private,
-    }
+    Mount { host_path, container_path: container_path.into(), ..Mount::default() }
 }
 
 fn volume_mount(
@@ -186,6 +183,17 @@ fn volume_mount(
     let known = |name: &str| inputs.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     let expanded = wanted.sub_path_expr.as_deref().map(|expr| expand(expr, known));
     let sub = expanded.as_deref().or(wanted.sub_path.as_deref()).filter(|s| !s.is_empty());
+    if volume.image.is_some() {
+        let image = inputs.volume_images.get(&wanted.name);
+        let image = image.ok_or_else(|| format!("the image of volume {:?} is not there", wanted.name))?;
+        return Ok(Mount {
+            image: Some(image.clone()),
+            sub_path: sub.unwrap_or_default().to_owned(),
+            container_path: wanted.mount_path.clone(),
+            readonly: true,
+            ..Mount::default()
+        });
+    }
     if let Some(sub) = sub {
         let target =
             inputs.pod_dir.join("volume-subpaths").join(&inputs.container.name).join(index.to_string());
@@ -199,6 +207,8 @@ fn volume_mount(
         || volume.downward_api.is_some();
     Ok(Mount {
         host_path,
+        image: None,
+        sub_path: String::new(),
         container_path: wanted.mount_path.clone(),
         readonly: projected || wanted.read_only.unwrap_or(false),
         propagation: match wanted.mount_propagation.as_deref() {
@@ -239,6 +249,7 @@ mod tests {
             attempt: 0,
             streak: 0,
             image: &ImageInfo::default(),
+            volume_images: &BTreeMap::new(),
             env: Vec::new(),
             pod_dir: Path::new("/nowhere"),
             node_memory_bytes: 0,

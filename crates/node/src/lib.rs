@@ -13,6 +13,8 @@
 //!   adopts what runs.
 //! - From creation to Running nothing sleeps or polls, and no Event is waited for.
 
+pub mod admission;
+pub mod affinity;
 pub mod agent;
 pub mod config;
 pub mod container_config;
@@ -33,6 +35,7 @@ pub mod ports;
 pub mod prober;
 pub mod pull_secrets;
 pub mod references;
+pub mod resize;
 pub mod resolv_conf;
 pub mod resources;
 pub mod server;

@@ -77,6 +77,12 @@ pub struct Observed {
     pub termination_messages: BTreeMap<String, String>,
     /// Containers being stopped, by id: when SIGKILL is due.
     pub killing: BTreeMap<String, Timestamp>,
+    /// The node has given the pod up.
+    pub failure: Option<Failure>,
+    /// A resize that is not taken up: reason and message of the condition PodResizePending.
+    pub resize_pending: Option<(String, String)>,
+    /// Why the last change of control groups failed.
+    pub resize_error: Option<String>,
     /// The API has no such pod any more.
     pub gone_from_api: bool,
     /// Nothing of the pod is left on the node but its sandbox record.
@@ -125,11 +131,25 @@ impl Observed {
     }
 }
 
+/// How a pod fails that the node rejects or evicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// As in `status.reason`.
+    pub reason: String,
+    pub message: String,
+    /// Seconds its containers have to stop; `None` is the pod's own grace period.
+    pub grace_seconds: Option<i64>,
+    /// It is told as a disruption, which a Job may not count.
+    pub disruption: bool,
+}
+
 /// Facts of the node that decisions depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     pub node_name: String,
     pub node_ips: Vec<IpAddr>,
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
 }
 
 /// What a container is within its pod.

@@ -16,7 +16,9 @@ use crate::observed::{
     ContainerKind, IMAGE_LABEL, NodeFacts, Observed, STREAK_LABEL, VolumeState, after, elapsed,
     ephemeral_containers, from_nanos, init_containers, is_sidecar, spec,
 };
-use crate::ports::{ContainerState, ContainerStatus};
+use crate::ports::{ContainerState, ContainerStatus, Resources};
+use crate::resize;
+use crate::resources::container_resources;
 
 /// First crash back-off; it doubles with every quick restart.
 pub const BACK_OFF_FIRST: Duration = Duration::from_secs(10);
@@ -51,6 +53,16 @@ pub enum PodAction {
         name: String,
         grace: Duration,
         message: String,
+    },
+    /// Change the limits of what runs.
+    ResizeContainer {
+        id: String,
+        name: String,
+        resources: Resources,
+    },
+    ResizeSandbox {
+        id: String,
+        resources: Resources,
     },
     RemoveContainer {
         id: String,
@@ -104,7 +116,7 @@ pub fn is_terminating(pod: &core::Pod, observed: &Observed) -> bool {
 /// Whether every container has ended for good, or somebody declared the pod failed.
 pub fn is_finished(pod: &core::Pod, observed: &Observed) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    if matches!(phase, Some("Failed" | "Succeeded")) {
+    if matches!(phase, Some("Failed" | "Succeeded")) || observed.failure.is_some() {
         return true;
     }
     let failed_init = init_containers(pod).iter().any(|c| {
@@ -279,7 +291,9 @@ fn stop_sandboxes(observed: &Observed, plan: &mut PodPlan) -> bool {
 
 /// A finished pod gives back everything but its logs.
 fn wind_down(pod: &core::Pod, observed: &Observed, now: Timestamp, plan: &mut PodPlan) {
-    let grace = Duration::from_secs(u64::try_from(grace_seconds(pod)).unwrap_or(0));
+    let seconds =
+        observed.failure.as_ref().and_then(|f| f.grace_seconds).unwrap_or_else(|| grace_seconds(pod));
+    let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     if kill_all(pod, observed, grace, now, plan) || stop_sandboxes(observed, plan) {
         return;
     }
@@ -316,6 +330,7 @@ fn run(pod: &core::Pod, observed: &Observed, now: Timestamp, plan: &mut PodPlan)
         }
         plan.actions.push(PodAction::AttachNetwork);
     }
+    plan.actions.extend(resize::actions(pod, observed));
     run_containers(pod, observed, now, plan);
     collect_dead(pod, observed, plan);
 }
@@ -459,6 +474,13 @@ fn keep(
     if made_from.is_some() && made_from != container.image.as_ref() {
         let message = format!("Container {} definition changed, will be restarted", container.name);
         return kill(status, grace, message, observed, now, plan);
+    }
+    if resize::differs(pod, container, status) {
+        let target = container_resources(container, spec(pod), 1);
+        if resize::restarts(container, &status.resources, &target) {
+            let message = format!("Container {} resize requires restart", container.name);
+            return kill(status, grace, message, observed, now, plan);
+        }
     }
     if observed.post_start.get(&status.id) == Some(&PostStart::Failed) {
         return kill(status, grace, "FailedPostStartHook".into(), observed, now, plan);

@@ -12,6 +12,7 @@ use crate::pod_actions::{
     back_off, deadline_exceeded, ended_with, initialized, is_finished, is_terminating, restarts,
 };
 use crate::ports::{ContainerState, ContainerStatus};
+use crate::resize;
 use crate::resources::qos_class;
 
 /// How long a failed pull shows as ErrImagePull before it shows as ImagePullBackOff.
@@ -26,7 +27,12 @@ pub fn pod_status(
 ) -> core::PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let init = container_statuses(pod, init_containers(pod), observed, &old.init_container_statuses, now);
-    let main = container_statuses(pod, &spec(pod).containers, observed, &old.container_statuses, now);
+    let mut main = container_statuses(pod, &spec(pod).containers, observed, &old.container_statuses, now);
+    // A pod that was rejected has never had containers.
+    let rejected = observed.failure.is_some() && observed.sandboxes.is_empty();
+    if rejected {
+        main.clear();
+    }
     let ephemeral = ephemeral_containers(pod);
     let ephemeral = container_statuses(pod, &ephemeral, observed, &old.ephemeral_container_statuses, now);
     let phase = phase(pod, observed, &old, now);
@@ -36,10 +42,11 @@ pub fn pod_status(
     let late = phase == "Failed"
         && deadline_exceeded(pod, now)
         && !matches!(old.phase.as_deref(), Some("Failed" | "Succeeded"));
+    let failure = observed.failure.as_ref().filter(|_| phase == "Failed");
     core::PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
-        container_statuses: Some(main),
+        container_statuses: Some(main).filter(|_| !rejected),
         init_container_statuses: none_if_empty(init),
         ephemeral_container_statuses: none_if_empty(ephemeral),
         host_ip: facts.node_ips.first().map(ToString::to_string),
@@ -50,11 +57,15 @@ pub fn pod_status(
         pod_ips: none_if_empty(ips.into_iter().map(|ip| core::PodIP { ip }).collect::<Vec<_>>()),
         qos_class: Some(qos_class(spec(pod)).into()),
         start_time: Some(old.start_time.unwrap_or_else(|| seconds(now))),
-        reason: if late { Some("DeadlineExceeded".into()) } else { old.reason },
-        message: if late {
-            Some("Pod was active on the node longer than the specified deadline".into())
-        } else {
-            old.message
+        reason: match failure {
+            Some(failure) => Some(failure.reason.clone()),
+            None if late => Some("DeadlineExceeded".into()),
+            None => old.reason,
+        },
+        message: match failure {
+            Some(failure) => Some(failure.message.clone()),
+            None if late => Some("Pod was active on the node longer than the specified deadline".into()),
+            None => old.message,
         },
         observed_generation: pod.metadata.generation,
         ..core::PodStatus::default()
@@ -95,7 +106,7 @@ fn phase(pod: &core::Pod, observed: &Observed, old: &core::PodStatus, now: Times
     let main = &spec(pod).containers;
     let latest: Vec<Option<&ContainerStatus>> = main.iter().map(|c| observed.latest(&c.name)).collect();
     let running = observed.running().next().is_some();
-    if deadline_exceeded(pod, now) && !running {
+    if (deadline_exceeded(pod, now) || observed.failure.is_some()) && !running {
         return "Failed";
     }
     if is_finished(pod, observed)
@@ -185,8 +196,24 @@ fn container_status(
         }),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
+        allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
+        resources: Some(given(pod, container, status, old)),
         ..core::ContainerStatus::default()
     }
+}
+
+/// The amounts a container runs with: what it is allocated, once its control group shows it.
+fn given(
+    pod: &core::Pod,
+    container: &core::Container,
+    status: &ContainerStatus,
+    old: Option<&core::ContainerStatus>,
+) -> core::ResourceRequirements {
+    let allocated = container.resources.clone().unwrap_or_default();
+    if !resize::differs(pod, container, status) {
+        return allocated;
+    }
+    old.and_then(|o| o.resources.clone()).unwrap_or(allocated)
 }
 
 fn never_started(
@@ -375,7 +402,30 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", (true, "", String::new())),
     ];
-    list.into_iter().map(|(name, state)| condition(pod, name, state, now)).collect()
+    let standing = list.into_iter().map(|(name, state)| condition(pod, name, state, now));
+    let passing = passing_conditions(pod, observed);
+    standing.chain(passing.into_iter().map(|(name, state)| condition(pod, name, state, now))).collect()
+}
+
+/// Conditions that are there only while they are true.
+pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn passing_conditions<'a>(
+    pod: &core::Pod,
+    observed: &'a Observed,
+) -> Vec<(&'static str, (bool, &'a str, String))> {
+    let mut list = Vec::new();
+    if let Some((reason, message)) = &observed.resize_pending {
+        list.push((PASSING[0], (true, reason.as_str(), message.clone())));
+    }
+    if resize::in_progress(pod, observed) {
+        let error = observed.resize_error.as_ref();
+        list.push((PASSING[1], (true, error.map_or("", |_| "Error"), error.cloned().unwrap_or_default())));
+    }
+    if let Some(failure) = observed.failure.as_ref().filter(|failure| failure.disruption) {
+        list.push(("DisruptionTarget", (true, "TerminationByKubelet", failure.message.clone())));
+    }
+    list
 }
 
 fn names<'a>(statuses: impl Iterator<Item = &'a core::ContainerStatus>) -> String {

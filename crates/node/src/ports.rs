@@ -60,6 +60,8 @@ pub struct SandboxConfig {
     pub labels: BTreeMap<String, String>,
     /// Of the pod as a whole.
     pub cgroup: Resources,
+    /// Group of pods that this one's control group goes into, or "".
+    pub slice: String,
     /// Folder of the pod's container logs.
     pub log_dir: PathBuf,
 }
@@ -78,6 +80,8 @@ pub struct SandboxStatus {
     /// Path of the pod's network namespace; `None` on the host's network.
     pub netns: Option<PathBuf>,
     pub labels: BTreeMap<String, String>,
+    /// Limits as they are now; the default when they are not known.
+    pub cgroup: Resources,
 }
 
 /// How mounts made later inside or outside are seen on the other side.
@@ -89,10 +93,14 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// A bind mount into a container.
+/// A bind mount into a container, or the files of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
     pub host_path: PathBuf,
+    /// Id of an image on the node, to be mounted instead of a path, for reading only.
+    pub image: Option<String>,
+    /// Below the image's root.
+    pub sub_path: String,
     pub container_path: String,
     pub readonly: bool,
     pub propagation: Propagation,
@@ -179,6 +187,8 @@ pub struct ContainerStatus {
     /// Absolute path of the log file.
     pub log_path: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// Limits as they are now; the default when they are not known.
+    pub resources: Resources,
 }
 
 /// Outcome of a command run to its end.
@@ -270,6 +280,20 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Sends the stop signal, then SIGKILL after `grace`; returns once the container has exited. Idempotent.
     fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>>;
+
+    /// Changes the limits of a running container.
+    fn update_container<'a>(
+        &'a self,
+        id: &'a str,
+        resources: Resources,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+
+    /// Changes the limits of a sandbox as a whole.
+    fn update_sandbox<'a>(
+        &'a self,
+        id: &'a str,
+        resources: Resources,
+    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
 

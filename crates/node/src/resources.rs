@@ -77,14 +77,55 @@ pub fn requests(container: &core::Container) -> Option<&BTreeMap<String, Quantit
     container.resources.as_ref()?.requests.as_ref()
 }
 
+/// Amounts in thousandths, by resource.
+pub type Amounts = BTreeMap<String, i128>;
+
+fn amounts(map: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+    map.into_iter().flatten().filter_map(|(name, q)| Some((name.clone(), milli(&q.0)?))).collect()
+}
+
+/// What a pod takes of its node: containers and sidecars together, or the largest moment of its initialisation with the
+/// sidecars started so far (KEP-753); amounts of the pod as a whole win (KEP-2837); overhead comes on top.
+pub fn pod_requests(spec: &core::PodSpec) -> Amounts {
+    let add = |total: &mut Amounts, more: &Amounts| {
+        more.iter().for_each(|(name, amount)| *total.entry(name.clone()).or_default() += amount);
+    };
+    let mut total = Amounts::new();
+    spec.containers.iter().for_each(|c| add(&mut total, &amounts(requests(c))));
+    let (mut sidecars, mut largest) = (Amounts::new(), Amounts::new());
+    for container in spec.init_containers.iter().flatten() {
+        let own = amounts(requests(container));
+        let mut moment = sidecars.clone();
+        add(&mut moment, &own);
+        if is_sidecar(container) {
+            add(&mut sidecars, &own);
+        }
+        for (name, amount) in moment {
+            let most = largest.entry(name).or_default();
+            *most = amount.max(*most);
+        }
+    }
+    add(&mut total, &sidecars);
+    for (name, amount) in largest {
+        let sum = total.entry(name).or_default();
+        *sum = amount.max(*sum);
+    }
+    total.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
+    add(&mut total, &amounts(spec.overhead.as_ref()));
+    total
+}
+
 /// `Guaranteed`, `Burstable` or `BestEffort`, by the rules of the documentation page "Pod Quality of Service Classes".
 pub fn qos_class(spec: &core::PodSpec) -> &'static str {
-    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let whole = spec.resources.as_ref().filter(|r| r.limits.is_some() || r.requests.is_some());
+    let each = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| c.resources.as_ref());
+    // Amounts of the pod as a whole decide alone (KEP-2837).
+    let all: Vec<_> = if whole.is_some() { vec![whole] } else { each.collect() };
     let (mut any, mut guaranteed) = (false, true);
-    for container in all() {
+    for resources in all {
         for name in ["cpu", "memory"] {
-            let limit = milli_of(limits(container), name).filter(|v| *v > 0);
-            let request = milli_of(requests(container), name).filter(|v| *v > 0);
+            let limit = milli_of(resources.and_then(|r| r.limits.as_ref()), name).filter(|v| *v > 0);
+            let request = milli_of(resources.and_then(|r| r.requests.as_ref()), name).filter(|v| *v > 0);
             any |= limit.is_some() || request.is_some();
             guaranteed &= limit.is_some() && request.is_none_or(|r| Some(r) == limit);
         }
@@ -151,9 +192,14 @@ pub fn pod_resources(spec: &core::PodSpec, pids_limit: Option<i64>) -> Resources
         let sum = kept.iter().map(|c| value(c)).sum::<Option<i64>>()?;
         once.iter().map(|c| value(c)).try_fold(sum, |most, v| v.map(|v| most.max(v)))
     };
-    let cpu_limit = total(&|c| cpu_milli(limits(c)).filter(|v| *v > 0));
-    let memory = total(&|c| whole(limits(c), "memory").filter(|v| *v > 0));
-    let request = total(&|c| Some(cpu_milli(requests(c)).or(cpu_milli(limits(c))).unwrap_or(0))).unwrap_or(0);
+    let of_pod = |kind: fn(&core::ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>| {
+        spec.resources.as_ref().and_then(kind)
+    };
+    let (top, bottom) = (of_pod(|r| r.limits.as_ref()), of_pod(|r| r.requests.as_ref()));
+    let cpu_limit = cpu_milli(top).or_else(|| total(&|c| cpu_milli(limits(c)).filter(|v| *v > 0)));
+    let memory = whole(top, "memory").or_else(|| total(&|c| whole(limits(c), "memory").filter(|v| *v > 0)));
+    let sum = || total(&|c| Some(cpu_milli(requests(c)).or(cpu_milli(limits(c))).unwrap_or(0)));
+    let request = cpu_milli(bottom).or(cpu_milli(top)).or_else(sum).unwrap_or(0);
     Resources {
         cpu_shares: Some(cpu_shares(request)),
         cpu_quota_us: cpu_limit.map(cpu_quota),

@@ -90,6 +90,10 @@ impl Group {
         &self.path
     }
 
+    pub(crate) fn exists(&self) -> bool {
+        self.folders().any(|(_, folder)| folder.exists())
+    }
+
     fn folders(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
         self.hierarchies.0.iter().map(|h| (h, h.mount.join(&self.path)))
     }
@@ -147,8 +151,10 @@ impl Group {
             Ok(())
         };
         set(cpu_files(resources, self.v1("cpu").is_some()))?;
-        if let Some(bytes) = resources.memory_limit_bytes.filter(|bytes| *bytes > 0) {
-            set(vec![("memory", "memory.limit_in_bytes", "memory.max", bytes.to_string())])?;
+        if let Some(bytes) = resources.memory_limit_bytes.filter(|bytes| *bytes != 0) {
+            let none = self.v1("memory").map_or("max", |_| "-1");
+            let value = if bytes < 0 { none.to_owned() } else { bytes.to_string() };
+            set(vec![("memory", "memory.limit_in_bytes", "memory.max", value)])?;
         }
         if let Some(count) = resources.pids_limit.filter(|count| *count > 0) {
             set(vec![("pids", "pids.max", "pids.max", count.to_string())])?;

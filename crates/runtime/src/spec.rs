@@ -35,6 +35,9 @@ pub struct SandboxSpec {
     pub labels: BTreeMap<String, String>,
     /// Of the sandbox as a whole.
     pub cgroup: Resources,
+    /// Name of a group between the engine's and the sandbox's, or "". It weighs what its sandboxes weigh together.
+    #[serde(default)]
+    pub slice: String,
     /// Folder of the containers' logs.
     pub log_dir: PathBuf,
 }
@@ -53,6 +56,9 @@ pub struct SandboxStatus {
     /// Path of the network namespace; `None` on the host's network.
     pub netns: Option<PathBuf>,
     pub labels: BTreeMap<String, String>,
+    /// Limits as they are now.
+    #[serde(default)]
+    pub cgroup: Resources,
 }
 
 /// How mounts made later inside or outside are seen on the other side.
@@ -64,10 +70,16 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// A bind mount into a container.
+/// A bind mount into a container, or the files of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
+    /// Id or reference of an image to be mounted instead of a path, for reading only and not for execution.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Below the image's root.
+    #[serde(default)]
+    pub sub_path: String,
     pub container_path: String,
     pub readonly: bool,
     pub propagation: Propagation,
@@ -155,6 +167,12 @@ pub struct ContainerStatus {
     /// Absolute path of the log file.
     pub log_path: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// Limits as they are now.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Ids of images that are mounted in it.
+    #[serde(default)]
+    pub mounted_images: Vec<String>,
 }
 
 /// A command to run in a container.
@@ -200,6 +218,9 @@ pub(crate) struct ContainerPlan {
     pub(crate) image_id: String,
     /// Unpacked layers, the lowest first.
     pub(crate) layers: Vec<PathBuf>,
+    /// Unpacked layers of the images that are mounted, by id.
+    #[serde(default)]
+    pub(crate) mounted: BTreeMap<String, Vec<PathBuf>>,
     /// Folder of the container's own files: `upper`, `work`, `rootfs`.
     pub(crate) dir: PathBuf,
     pub(crate) argv: Vec<String>,
@@ -228,6 +249,9 @@ pub(crate) struct SandboxPlan {
     /// Folder of the sandbox below run_dir.
     pub(crate) dir: PathBuf,
     pub(crate) cgroup_parent: String,
+    /// Below the parent; "" is the id (sandboxes of earlier versions).
+    #[serde(default)]
+    pub(crate) cgroup_name: String,
     pub(crate) created_at_nanos: i64,
 }
 
@@ -237,7 +261,21 @@ impl SandboxPlan {
     }
 
     pub(crate) fn cgroup(&self) -> String {
-        format!("{}/{}", self.cgroup_parent, self.id)
+        let name = if self.cgroup_name.is_empty() { &self.id } else { &self.cgroup_name };
+        format!("{}/{name}", self.cgroup_parent)
+    }
+
+    /// Where a new sandbox's group goes: `slice/pod<uid>-<id>`, so that people and tools find a pod by its uid.
+    pub(crate) fn name_cgroup(id: &str, spec: &SandboxSpec) -> String {
+        let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let pod = if plain(&spec.pod_uid) { format!("pod{}-{id}", spec.pod_uid) } else { id.to_owned() };
+        if spec.slice.is_empty() || !plain(&spec.slice) { pod } else { format!("{}/{pod}", spec.slice) }
+    }
+
+    /// The groups between the engine's and the sandbox's.
+    pub(crate) fn slice(&self) -> Option<String> {
+        let (slice, _) = self.cgroup_name.rsplit_once('/')?;
+        Some(format!("{}/{slice}", self.cgroup_parent))
     }
 
     /// The shim's own group stands beside the sandbox's, so that the sandbox's limits don't hit the shim.
@@ -256,6 +294,7 @@ impl SandboxPlan {
             created_at_nanos: self.created_at_nanos,
             netns: self.netns(),
             labels: self.spec.labels.clone(),
+            cgroup: self.spec.cgroup.clone(),
         }
     }
 }

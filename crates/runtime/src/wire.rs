@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{During as _, RuntimeError};
-use crate::spec::{ContainerPlan, ContainerRecord, ExecSpec, SandboxPlan};
+use crate::spec::{ContainerPlan, ContainerRecord, ExecSpec, Resources, SandboxPlan};
 
 /// Version of the protocol this program speaks. Older shims live on after an upgrade, so a change is additive.
 pub(crate) const VERSION: u32 = 1;
@@ -46,6 +46,11 @@ pub(crate) enum Request {
         id: String,
         signal: i32,
         all: bool,
+    },
+    /// Change the limits of a container or, without an id, of the sandbox.
+    Limit {
+        id: Option<String>,
+        resources: Resources,
     },
     Remove {
         id: String,

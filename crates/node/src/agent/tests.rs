@@ -416,3 +416,53 @@ async fn folders_of_pods_deleted_meanwhile_are_removed() {
     assert!(stays.iter().all(|path| path.exists()));
     assert_eq!(world.runtime.sandboxes().len(), 1);
 }
+
+#[tokio::test]
+async fn a_pod_that_clashes_with_another_is_rejected() {
+    let world = World::new();
+    let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
+    world.api.put("pods", pod("a", json!({"ports": ports})));
+    world.running("a").await;
+    world.api.put("pods", pod("b", json!({"ports": ports})));
+    world.api.until("rejected", |api| status(api, "b")["phase"] == "Failed").await;
+    let rejected = status(&world.api, "b");
+    assert_eq!(rejected["reason"], "NodePorts");
+    assert_eq!(rejected["containerStatuses"], Value::Null);
+    assert_eq!(world.runtime.sandboxes().len(), 1);
+    // Its place is free once the first has gone.
+    world.api.delete_pod("default", "a", None);
+    world.api.until("deleted", |api| api.get("pods", "default", "a").is_none()).await;
+    world.api.put("pods", pod("c", json!({"ports": ports})));
+    world.running("c").await;
+}
+
+#[tokio::test]
+async fn a_running_pod_is_resized_or_told_to_wait() {
+    let world = World::new();
+    let with = |cpu: &str| json!({"requests": {"cpu": cpu}});
+    world.api.put("pods", pod("a", json!({"resources": with("100m")})));
+    let running = world.running("a").await;
+    assert_eq!(running["status"]["containerStatuses"][0]["allocatedResources"]["cpu"], "100m");
+    let resize = |cpu: &str| {
+        let mut pod = world.api.get("pods", "default", "a").unwrap();
+        pod["spec"]["containers"][0]["resources"] = with(cpu);
+        world.api.put("pods", pod);
+    };
+    let given =
+        |api: &FakeApi| status(api, "a")["containerStatuses"][0]["resources"]["requests"]["cpu"].clone();
+    resize("200m");
+    world.api.until("resized", |api| given(api) == "200m").await;
+    let resized: Vec<String> =
+        world.runtime.calls().into_iter().filter(|c| c.starts_with("update")).collect();
+    assert_eq!(resized, ["update-sandbox a", "update main"]);
+    assert_eq!(world.runtime.containers().len(), 1, "nothing was restarted");
+    let pending = |api: &FakeApi| {
+        let conditions = status(api, "a")["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|c| c["type"] == "PodResizePending").map(|c| c["reason"].clone())
+    };
+    resize("5000");
+    world.api.until("refused", |api| pending(api) == Some("Infeasible".into())).await;
+    assert_eq!(given(&world.api), "200m");
+    resize("300m");
+    world.api.until("resized", |api| given(api) == "300m" && pending(api).is_none()).await;
+}

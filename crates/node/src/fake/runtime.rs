@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ports::{
     ContainerConfig, ContainerState, ContainerStatus, Credential, ExecResult, ImageInfo, PullProgress,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus,
+    Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus,
 };
 
 #[derive(Default)]
@@ -164,6 +164,7 @@ impl Runtime for FakeRuntime {
             created_at_nanos,
             netns: (!config.host_network).then(|| PathBuf::from("/proc/self/ns/net")),
             labels: config.labels,
+            cgroup: config.cgroup,
         };
         state.log_dirs.insert(id.clone(), config.log_dir);
         state.sandboxes.insert(id, status.clone());
@@ -218,6 +219,7 @@ impl Runtime for FakeRuntime {
             created_at_nanos,
             log_path: log_dir.join(&config.log_path),
             labels: config.labels.clone(),
+            resources: config.resources.clone(),
             ..ContainerStatus::default()
         };
         state.containers.insert(id.clone(), status);
@@ -251,6 +253,24 @@ impl Runtime for FakeRuntime {
             Ok(())
         }
         .boxed()
+    }
+
+    fn update_container<'a>(&'a self, id: &'a str, resources: Resources) -> Answer<'a, ()> {
+        let mut state = self.state();
+        let Some(container) = state.containers.get_mut(id) else { return done(Err(RuntimeError::NotFound)) };
+        container.resources = resources;
+        let call = format!("update {}", container.name);
+        state.calls.push(call);
+        done(Ok(()))
+    }
+
+    fn update_sandbox<'a>(&'a self, id: &'a str, resources: Resources) -> Answer<'a, ()> {
+        let mut state = self.state();
+        let Some(sandbox) = state.sandboxes.get_mut(id) else { return done(Err(RuntimeError::NotFound)) };
+        sandbox.cgroup = resources;
+        let call = format!("update-sandbox {}", sandbox.name);
+        state.calls.push(call);
+        done(Ok(()))
     }
 
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {

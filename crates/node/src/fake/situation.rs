@@ -4,14 +4,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use crate::observed::{Blocked, IMAGE_LABEL, NodeFacts, Observed, ProbeFailure, STREAK_LABEL, VolumeState};
+use crate::observed::{
+    Blocked, Failure, IMAGE_LABEL, NodeFacts, Observed, ProbeFailure, STREAK_LABEL, VolumeState,
+};
 use crate::ports::{ContainerState, ContainerStatus, SandboxStatus};
 
 /// The time of all situations, in seconds.
 pub(crate) const NOW: i64 = 1_800_000_000;
 
 pub(crate) fn facts() -> NodeFacts {
-    NodeFacts { node_name: "n1".into(), node_ips: vec!["192.0.2.1".parse().unwrap()] }
+    NodeFacts { node_name: "n1".into(), node_ips: vec!["192.0.2.1".parse().unwrap()], ..NodeFacts::default() }
 }
 
 pub(crate) struct Situation {
@@ -86,6 +88,12 @@ impl Situation {
     pub(crate) fn deleting(mut self, grace: i64, left: i64) -> Self {
         self.pod["metadata"]["deletionTimestamp"] = at(NOW + left).to_string().into();
         self.pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        self
+    }
+
+    pub(crate) fn failed(mut self, reason: &str, grace_seconds: Option<i64>) -> Self {
+        let (reason, message) = (reason.into(), "because".into());
+        self.observed.failure = Some(Failure { reason, message, grace_seconds, disruption: true });
         self
     }
 

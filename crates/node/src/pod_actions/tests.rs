@@ -407,3 +407,21 @@ fn a_container_that_was_only_made_has_neither_ended_nor_used_up_an_attempt() {
         );
     }
 }
+
+#[test]
+fn a_pod_that_the_node_gives_up_is_stopped_with_the_grace_it_is_given() {
+    let running = || Situation::new().sandbox().with(container("main").running(5));
+    check(
+        running().failed("Evicted", Some(0)),
+        expect![[r#"
+        kill main-0 0s: Stopping container main
+    "#]],
+    );
+    check(
+        running().failed("Preempted", None),
+        expect![[r#"
+        kill main-0 30s: Stopping container main
+    "#]],
+    );
+    check(Situation::new().failed("OutOfcpu", None), expect![["TearDown\n"]]);
+}

@@ -296,3 +296,33 @@ fn transition_times_stay_while_nothing_changes() {
     next.status = Some(status.clone());
     assert_eq!(pod_status(&next, &situation.observed, &facts(), now), status, "a status is stable");
 }
+
+#[test]
+fn a_pod_that_the_node_gives_up_fails_once_nothing_runs() {
+    check(
+        Situation::new().failed("OutOfcpu", None),
+        expect![[r#"
+        Failed - OutOfcpu
+        not PodReadyToStartContainers:
+        not Ready: PodFailed
+        not ContainersReady: PodFailed
+    "#]],
+    );
+    let evicted = |main| Situation::new().sandbox().with(main).failed("Evicted", Some(0));
+    check(
+        evicted(container("main").running(5)),
+        expect![[r#"
+            Running 10.0.0.1
+            main: running last - restarts 0 ready true started true
+        "#]],
+    );
+    check(
+        evicted(container("main").exited(137, 5, 0)),
+        expect![[r#"
+        Failed 10.0.0.1 Evicted
+        main: terminated 137 Error last - restarts 0 ready false started false
+        not Ready: PodFailed
+        not ContainersReady: PodFailed
+    "#]],
+    );
+}

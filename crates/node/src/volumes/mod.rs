@@ -86,6 +86,10 @@ fn prepare_one(inputs: &VolumeInputs<'_>, volume: &core::Volume) -> Result<(), S
     if let Some(source) = &volume.host_path {
         return host_path::prepare(source);
     }
+    if volume.image.is_some() {
+        // Containers get their images right from the runtime.
+        return Ok(());
+    }
     let fs_group = fs_group(inputs.pod);
     if let Some(source) = &volume.empty_dir {
         return empty_dir::prepare(&path, source, fs_group);

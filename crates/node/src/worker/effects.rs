@@ -14,7 +14,7 @@ use crate::observed::{Blocked, VolumeState, after, find_container, spec};
 use crate::ports::{RuntimeError, SandboxConfig};
 use crate::prober::ProbeTarget;
 use crate::resolv_conf::resolv_conf;
-use crate::resources::pod_resources;
+use crate::resources::{pod_resources, qos_class};
 use crate::volumes::certificate::Asker;
 use crate::volumes::{self, VolumeInputs};
 
@@ -166,6 +166,10 @@ impl PodWorker {
             sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
             labels: crate::container_config::pod_labels(&self.pod),
             cgroup: pod_resources(spec, config.pod_pids_limit),
+            slice: match qos_class(spec) {
+                "Guaranteed" => String::new(),
+                class => class.to_lowercase(),
+            },
             log_dir: self.log_dir(),
         }
     }
@@ -288,6 +292,7 @@ impl PodWorker {
             return Flow::Background;
         }
         self.report().await;
+        self.shared.book.release(&self.uid);
         let key = self.key();
         let options = RequestOptions {
             grace_period_seconds: Some(0),
@@ -307,6 +312,7 @@ impl PodWorker {
     }
 
     pub(super) async fn forget(&mut self) -> Flow {
+        self.shared.book.release(&self.uid);
         let dir = self.log_dir();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
         if let Ok(Err(error)) = removed

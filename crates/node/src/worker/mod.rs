@@ -17,22 +17,27 @@ use std::time::Duration;
 use client::{Client, Clock, Informer};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::admission::{Book, Supply};
 use crate::config::NodeConfig;
 use crate::env::ServiceView;
 use crate::events::PodEvents;
 use crate::hooks::PostStart;
 use crate::images::pull_failed;
-use crate::observed::{Blocked, NodeFacts, Observed, ProbeOutcome, VolumeState, after, elapsed, from_nanos};
+use crate::observed::{
+    Blocked, Failure, NodeFacts, Observed, ProbeOutcome, VolumeState, after, elapsed, from_nanos,
+};
 use crate::pod_actions::{PodAction, pod_actions};
 use crate::pod_status::{PULL_ERROR_SHOWN, pod_status};
 use crate::ports::{ContainerState, ImageInfo, PodNetwork, Runtime, RuntimeError};
 use crate::prober::{ProbeKind, ProbeNews, ProbeTarget, RunningProbe};
 use crate::references::{Held, References};
+use crate::resize;
 use crate::view::{PodRecord, RuntimeView};
 use crate::volumes::{certificate::Certificates, pod_dir, token::Tokens};
 
+mod admit;
 mod effects;
 mod report;
 mod start;
@@ -47,8 +52,6 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Shared {
     pub(crate) config: NodeConfig,
     pub(crate) facts: NodeFacts,
-    pub(crate) cpu_milli: i64,
-    pub(crate) memory_bytes: i64,
     pub(crate) client: Client,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -57,6 +60,18 @@ pub(crate) struct Shared {
     pub(crate) references: References,
     pub(crate) services: Informer<ServiceView>,
     pub(crate) events: PodEvents,
+    /// This node's own object.
+    pub(crate) node: Informer<core::Node>,
+    /// What the pods of the node have been promised.
+    pub(crate) book: Book,
+}
+
+impl Shared {
+    /// What the node has to give now.
+    pub(crate) fn supply(&self) -> Supply {
+        let node = self.node.list().first().map(|cached| cached.object.clone());
+        Supply::new(node.as_ref(), &self.facts, self.config.max_pods)
+    }
 }
 
 /// A reason to look.
@@ -69,6 +84,7 @@ pub(crate) enum Wake {
     Pulled {
         container: String,
         attempt: u32,
+        reference: String,
         took: Duration,
         result: Box<Result<ImageInfo, RuntimeError>>,
     },
@@ -94,12 +110,21 @@ struct Memory {
     post_start: BTreeMap<String, PostStart>,
     termination_messages: BTreeMap<String, String>,
     killing: BTreeMap<String, Timestamp>,
-    images: BTreeMap<(String, u32), ImageInfo>,
+    /// Pulled, by container, attempt and reference.
+    images: BTreeMap<(String, u32, String), ImageInfo>,
     back_off_told: BTreeSet<(String, u32)>,
     pull_back_off_told: BTreeSet<(String, u32)>,
     held: Option<Held>,
     tokens: Tokens,
     certificates: Certificates,
+    /// The pod was taken.
+    admitted: bool,
+    failure: Option<Failure>,
+    /// The spec's amounts, and those of them that the node has promised.
+    wanted: resize::Amounts,
+    allocated: Option<resize::Amounts>,
+    resize_pending: Option<(String, String)>,
+    resize_error: Option<String>,
     gone: bool,
     /// The volumes were ready once.
     mounted: bool,
@@ -134,6 +159,8 @@ pub(crate) struct PodWorker {
     inbox: mpsc::UnboundedReceiver<Wake>,
     wake: mpsc::UnboundedSender<Wake>,
     sources: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
+    /// Something has left the node.
+    freed: watch::Receiver<u64>,
     probe_news: (mpsc::UnboundedSender<ProbeNews>, mpsc::UnboundedReceiver<ProbeNews>),
 }
 
@@ -144,7 +171,9 @@ impl PodWorker {
         wake: mpsc::UnboundedSender<Wake>,
         inbox: mpsc::UnboundedReceiver<Wake>,
     ) -> Self {
+        let freed = shared.book.freed();
         Self {
+            freed,
             shared,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             pod,
@@ -176,6 +205,7 @@ impl PodWorker {
                 Some(wake) = self.inbox.recv() => self.take(wake),
                 Some(news) = self.probe_news.1.recv() => self.take_probe(news),
                 Some(()) = self.sources.1.recv() => self.sources_changed(),
+                Ok(()) = self.freed.changed(), if self.memory.resize_pending.is_some() => {}
                 () = timer => {}
             }
         }
@@ -199,8 +229,8 @@ impl PodWorker {
             Wake::Pod(cached) => self.take_pod(cached.object.clone()),
             Wake::Gone => self.memory.gone = true,
             Wake::Look => {}
-            Wake::Pulled { container, attempt, took, result } => {
-                self.pulled(&container, attempt, took, *result)
+            Wake::Pulled { container, attempt, reference, took, result } => {
+                self.pulled(&container, attempt, reference, took, *result)
             }
             Wake::Stopped { id } => drop(self.memory.killing.remove(&id)),
             Wake::PostStarted { id, container, result } => self.post_started(id, &container, result),
@@ -222,12 +252,21 @@ impl PodWorker {
         if revision(&pod) >= revision(&self.pod) {
             let changed = pod.metadata.labels != self.pod.metadata.labels
                 || pod.metadata.annotations != self.pod.metadata.annotations;
-            self.pod = pod;
+            self.accept(pod);
             if changed {
                 // Downward API files show labels and annotations.
                 self.sources_changed();
             }
         }
+    }
+
+    /// Takes a version of the pod; the rest of the worker sees the amounts that the node has promised.
+    fn accept(&mut self, mut pod: core::Pod) {
+        self.memory.wanted = resize::wanted(&pod);
+        if let Some(allocated) = &self.memory.allocated {
+            resize::allocate(&mut pod, allocated);
+        }
+        self.pod = pod;
     }
 
     fn sources_changed(&mut self) {
@@ -266,12 +305,10 @@ impl PodWorker {
         &mut self,
         container: &str,
         attempt: u32,
+        image: String,
         took: Duration,
         result: Result<ImageInfo, RuntimeError>,
     ) {
-        let image = crate::observed::find_container(&self.pod, container)
-            .and_then(|(_, c)| c.image)
-            .unwrap_or_default();
         let now = self.shared.clock.now();
         let events = &self.shared.events;
         match result {
@@ -283,7 +320,7 @@ impl PodWorker {
                 );
                 events.container(&self.pod, container, client::EventType::Normal, "Pulled", &text);
                 self.memory.blocked.remove(container);
-                self.memory.images.insert((container.to_owned(), attempt), info);
+                self.memory.images.insert((container.to_owned(), attempt, image), info);
             }
             Err(error) => {
                 let failures = self.memory.blocked.get(container).map_or(0, |b| b.failures);
@@ -306,6 +343,7 @@ impl PodWorker {
                 self.retry();
                 break;
             }
+            self.admit();
             let now = self.shared.clock.now();
             let plan = pod_actions(&self.pod, &self.observed(), &self.shared.facts, now);
             let mut progress = false;
@@ -363,6 +401,9 @@ impl PodWorker {
             post_start: self.memory.post_start.clone(),
             termination_messages: self.memory.termination_messages.clone(),
             killing: self.memory.killing.clone(),
+            failure: self.memory.failure.clone(),
+            resize_pending: self.memory.resize_pending.clone(),
+            resize_error: self.memory.resize_error.clone(),
             gone_from_api: self.memory.gone,
             torn_down: self.memory.torn_down,
         }
@@ -455,6 +496,10 @@ impl PodWorker {
                 self.start_container(&name, attempt, streak).await
             }
             PodAction::KillContainer { id, name, grace, message } => self.kill(id, &name, grace, &message),
+            PodAction::ResizeContainer { id, name, resources } => {
+                self.resize_container(&id, &name, resources).await
+            }
+            PodAction::ResizeSandbox { id, resources } => self.resize_sandbox(&id, resources).await,
             PodAction::RemoveContainer { id } => self.remove_container(&id).await,
             PodAction::StopSandbox { id } => self.stop_sandbox(&id).await,
             PodAction::RemoveSandbox { id } => self.remove_sandbox(&id).await,

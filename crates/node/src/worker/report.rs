@@ -11,7 +11,7 @@ use super::{PodWorker, revision};
 use crate::container_config::termination_file;
 use crate::observed::{Blocked, elapsed, find_container};
 use crate::pod_actions::{back_off, is_terminating};
-use crate::pod_status::PULL_ERROR_SHOWN;
+use crate::pod_status::{PASSING, PULL_ERROR_SHOWN};
 use crate::ports::{ContainerState, ContainerStatus};
 
 /// Fields of the status that belong to the node.
@@ -46,6 +46,10 @@ impl PodWorker {
         }
         for _ in 0..4 {
             let status = self.status(self.shared.clock.now());
+            if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+                // Before anybody hears of it: the place may be taken at once.
+                self.shared.book.release(&self.uid);
+            }
             let Some(patch) = status_patch(&self.pod, &status) else { return };
             let options = RequestOptions::default();
             let client = &self.shared.client;
@@ -77,7 +81,7 @@ impl PodWorker {
 
     fn take_answer(&mut self, object: Object) {
         match serde_json::from_value::<core::Pod>(object.into_value()) {
-            Ok(pod) if revision(&pod) >= revision(&self.pod) => self.pod = pod,
+            Ok(pod) if revision(&pod) >= revision(&self.pod) => self.accept(pod),
             Ok(_) => {}
             Err(error) => tracing::warn!(pod = %self.uid, %error, "cannot read the API's answer"),
         }
@@ -87,7 +91,7 @@ impl PodWorker {
     async fn read_again(&mut self) -> bool {
         match self.shared.client.get::<core::Pod>(&self.key()).await {
             Ok(pod) if pod.metadata.uid.as_deref() == Some(&self.uid) => {
-                self.pod = pod;
+                self.accept(pod);
                 true
             }
             Ok(_) => false,
@@ -175,8 +179,12 @@ pub(super) fn status_patch(pod: &core::Pod, status: &core::PodStatus) -> Option<
     let mut status = status.clone();
     let ours: Vec<String> = status.conditions.iter().flatten().map(|c| c.type_.clone()).collect();
     let present = pod.status.clone().unwrap_or_default();
-    let foreign =
-        present.conditions.clone().unwrap_or_default().into_iter().filter(|c| !ours.contains(&c.type_));
+    let foreign = present
+        .conditions
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|c| !ours.contains(&c.type_) && !PASSING.contains(&c.type_.as_str()));
     status.conditions.get_or_insert_with(Vec::new).extend(foreign);
     let mut before = present;
     // The order of conditions means nothing.

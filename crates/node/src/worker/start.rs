@@ -1,5 +1,6 @@
 //! Starting one container: image, environment, configuration, create, start.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use client::EventType;
@@ -26,8 +27,12 @@ impl PodWorker {
     pub(super) async fn start_container(&mut self, name: &str, attempt: u32, streak: u32) -> Flow {
         let Some(sandbox) = self.record.sandboxes.first().map(|s| s.id.clone()) else { return Flow::Failed };
         let Some((_, container)) = find_container(&self.pod, name) else { return Flow::Failed };
-        let Some(image) = self.image(&container, attempt).await else { return Flow::Background };
-        let config = match self.configure(&container, attempt, streak, &image).await {
+        let (reference, policy) = (container.image.clone().unwrap_or_default(), &container.image_pull_policy);
+        let Some(image) = self.image(name, attempt, &reference, policy.as_deref()).await else {
+            return Flow::Background;
+        };
+        let Some(volumes) = self.volume_images(&container, attempt).await else { return Flow::Background };
+        let config = match self.configure(&container, attempt, streak, &image, &volumes).await {
             Ok(config) => config,
             Err(text) => return self.block(name, "CreateContainerConfigError", &text),
         };
@@ -43,7 +48,7 @@ impl PodWorker {
         self.tell(name, EventType::Normal, "Started", "Container started");
         self.run_post_start(&id, container);
         self.memory.blocked.remove(name);
-        self.memory.images.remove(&(name.to_owned(), attempt));
+        self.memory.images.retain(|(container, _, _), _| container != name);
         self.memory.failures = 0;
         Flow::Done
     }
@@ -94,14 +99,18 @@ impl PodWorker {
     }
 
     /// The image, if it is there; otherwise a pull is under way or the container is blocked.
-    async fn image(&mut self, container: &core::Container, attempt: u32) -> Option<ImageInfo> {
-        let slot = (container.name.clone(), attempt);
+    async fn image(
+        &mut self,
+        name: &str,
+        attempt: u32,
+        reference: &str,
+        policy: Option<&str>,
+    ) -> Option<ImageInfo> {
+        let slot = (name.to_owned(), attempt, reference.to_owned());
         if let Some(info) = self.memory.images.get(&slot) {
             return Some(info.clone());
         }
-        let name = container.name.as_str();
-        let reference = container.image.clone().unwrap_or_default();
-        let found = match self.shared.runtime.image_status(&reference).await {
+        let found = match self.shared.runtime.image_status(reference).await {
             Ok(found) => found,
             Err(RuntimeError::Invalid(text)) => {
                 let text = format!("Failed to apply default image tag {reference:?}: {text}");
@@ -113,7 +122,7 @@ impl PodWorker {
                 return None;
             }
         };
-        match image_step(&reference, container.image_pull_policy.as_deref(), found.is_some()) {
+        match image_step(reference, policy, found.is_some()) {
             ImageStep::Use => {
                 let text = format!("Container image {reference:?} already present on machine");
                 self.tell(name, EventType::Normal, "Pulled", &text);
@@ -121,17 +130,36 @@ impl PodWorker {
             }
             ImageStep::Refuse => {
                 let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
-                let state = never_pull(&reference, failures, self.shared.clock.now());
+                let state = never_pull(reference, failures, self.shared.clock.now());
                 self.tell(name, EventType::Warning, &state.reason, &state.message);
                 self.memory.blocked.insert(name.to_owned(), state);
                 None
             }
             ImageStep::Pull => {
-                let credentials = self.pull_credentials(name, &reference).await;
-                self.pull(name, attempt, reference, credentials);
+                let credentials = self.pull_credentials(name, reference).await;
+                self.pull(name, attempt, reference.to_owned(), credentials);
                 None
             }
         }
+    }
+
+    /// Ids of the images that the container mounts, by volume, once all of them are there.
+    async fn volume_images(
+        &mut self,
+        container: &core::Container,
+        attempt: u32,
+    ) -> Option<BTreeMap<String, String>> {
+        let mut ids = BTreeMap::new();
+        let volumes = crate::observed::spec(&self.pod).volumes.clone().unwrap_or_default();
+        for volume in volumes {
+            let used = container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+            let Some(source) = volume.image.filter(|_| used) else { continue };
+            let reference = source.reference.unwrap_or_default();
+            let image =
+                self.image(&container.name, attempt, &reference, source.pull_policy.as_deref()).await?;
+            ids.insert(volume.name, image.id);
+        }
+        Some(ids)
     }
 
     /// What the pod's pull secrets hold for an image. Missing secrets are told: the pull may do without.
@@ -190,8 +218,9 @@ impl PodWorker {
                 }
             };
             let took = clock.monotonic().saturating_sub(began);
+            drop(pull);
             // The worker may have ended meanwhile.
-            drop(wake.send(Wake::Pulled { container, attempt, took, result: Box::new(result) }));
+            drop(wake.send(Wake::Pulled { container, attempt, reference, took, result: Box::new(result) }));
         });
     }
 
@@ -201,6 +230,7 @@ impl PodWorker {
         attempt: u32,
         streak: u32,
         image: &ImageInfo,
+        volume_images: &BTreeMap<String, String>,
     ) -> Result<ContainerConfig, String> {
         let shared = self.shared.clone();
         let held = self.memory.held.as_ref().ok_or("the pod's sources are not read yet")?;
@@ -230,9 +260,10 @@ impl PodWorker {
             attempt,
             streak,
             image,
+            volume_images,
             env,
             pod_dir: &dir,
-            node_memory_bytes: shared.memory_bytes,
+            node_memory_bytes: shared.facts.memory_bytes,
         })
     }
 
@@ -241,8 +272,8 @@ impl PodWorker {
             node_name: self.shared.facts.node_name.clone(),
             node_ips: self.shared.facts.node_ips.clone(),
             pod_ips: self.shared.network.addresses(&self.uid),
-            node_cpu_milli: self.shared.cpu_milli,
-            node_memory_bytes: self.shared.memory_bytes,
+            node_cpu_milli: self.shared.facts.cpu_milli,
+            node_memory_bytes: self.shared.facts.memory_bytes,
         }
     }
 }

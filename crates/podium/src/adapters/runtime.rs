@@ -58,6 +58,14 @@ impl ports::Runtime for Containers {
         Box::pin(async move { self.0.stop_container(id, grace).await.map_err(error) })
     }
 
+    fn update_container<'a>(&'a self, id: &'a str, r: ports::Resources) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.limit_container(id, resources(r)).await.map_err(error) })
+    }
+
+    fn update_sandbox<'a>(&'a self, id: &'a str, r: ports::Resources) -> Answer<'a, ()> {
+        Box::pin(async move { self.0.limit_sandbox(id, resources(r)).await.map_err(error) })
+    }
+
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         Box::pin(async move { self.0.remove_container(id).await.map_err(error) })
     }
@@ -177,6 +185,17 @@ fn resources(r: ports::Resources) -> runtime::Resources {
     }
 }
 
+fn limits(r: runtime::Resources) -> ports::Resources {
+    ports::Resources {
+        cpu_shares: r.cpu_shares,
+        cpu_quota_us: r.cpu_quota_us,
+        cpu_period_us: r.cpu_period_us,
+        memory_limit_bytes: r.memory_limit_bytes,
+        pids_limit: r.pids_limit,
+        oom_score_adj: r.oom_score_adj,
+    }
+}
+
 fn sandbox_spec(c: ports::SandboxConfig) -> runtime::SandboxSpec {
     runtime::SandboxSpec {
         pod_uid: c.pod_uid,
@@ -191,6 +210,7 @@ fn sandbox_spec(c: ports::SandboxConfig) -> runtime::SandboxSpec {
         sysctls: c.sysctls,
         labels: c.labels,
         cgroup: resources(c.cgroup),
+        slice: c.slice,
         log_dir: c.log_dir,
     }
 }
@@ -206,6 +226,7 @@ fn sandbox_status(s: runtime::SandboxStatus) -> ports::SandboxStatus {
         created_at_nanos: s.created_at_nanos,
         netns: s.netns,
         labels: s.labels,
+        cgroup: limits(s.cgroup),
     }
 }
 
@@ -264,6 +285,8 @@ fn mount(m: ports::Mount) -> runtime::Mount {
     };
     runtime::Mount {
         host_path: m.host_path,
+        image: m.image,
+        sub_path: m.sub_path,
         container_path: m.container_path,
         readonly: m.readonly,
         propagation,
@@ -293,6 +316,7 @@ fn container_status(c: runtime::ContainerStatus) -> ports::ContainerStatus {
         message: c.message,
         log_path: c.log_path,
         labels: c.labels,
+        resources: limits(c.resources),
     }
 }
 

@@ -48,8 +48,7 @@ impl Engine {
     /// # Errors
     /// `Invalid` while a container uses it; else when files can't be deleted.
     pub async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {
-        let in_use: Vec<String> =
-            self.state().containers.values().map(|r| r.status.image_id.clone()).collect();
+        let in_use: Vec<String> = self.state().containers.values().flat_map(images_of).collect();
         let (images, reference) = (Arc::clone(&self.images), reference.to_owned());
         blocking(move || images.remove(&reference, &in_use)).await
     }
@@ -84,10 +83,15 @@ pub(crate) fn images_in_use(config: &EngineConfig) -> Result<Vec<String>, Runtim
         for record in entries(&sandbox.join("containers"))? {
             // a container may go while one looks
             let record = std::fs::read(&record).ok().and_then(|json| serde_json::from_slice(&json).ok());
-            found.extend(record.map(|record: ContainerRecord| record.status.image_id));
+            found.extend(record.iter().flat_map(images_of));
         }
     }
     Ok(found)
+}
+
+fn images_of(record: &ContainerRecord) -> impl Iterator<Item = String> {
+    let status = &record.status;
+    status.mounted_images.iter().chain([&status.image_id]).cloned()
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, RuntimeError> {

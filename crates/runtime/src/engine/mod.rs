@@ -208,9 +208,25 @@ impl Engine {
     ) -> Result<String, RuntimeError> {
         let images = Arc::clone(&self.images);
         let reference = spec.image.clone();
-        let (image, layers) = blocking(move || images.prepare(&reference)).await?;
+        let mut spec = spec;
+        let (image, layers, mounted) = blocking({
+            let mut mounts = std::mem::take(&mut spec.mounts);
+            move || {
+                let (image, layers) = images.prepare(&reference)?;
+                let mut mounted = BTreeMap::new();
+                for wanted in mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+                    let (image, layers) = images.prepare(wanted)?;
+                    wanted.clone_from(&image.id);
+                    mounted.insert(image.id, layers);
+                }
+                Ok((image, layers, (mounts, mounted)))
+            }
+        })
+        .await?;
+        spec.mounts = mounted.0;
         let id = new_id()?;
-        let plan = plan_container(id.clone(), spec, image, layers, self.config.containers().join(&id))?;
+        let mut plan = plan_container(id.clone(), spec, image, layers, self.config.containers().join(&id))?;
+        plan.mounted = mounted.1;
         let dir = plan.dir.clone();
         blocking(move || {
             for name in ["upper", "work", "rootfs"] {
@@ -416,6 +432,7 @@ fn plan_container(
         image_id: image.id,
         image_user: image.user,
         layers,
+        mounted: BTreeMap::new(),
         dir,
         argv,
         env,

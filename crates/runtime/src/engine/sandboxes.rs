@@ -8,7 +8,7 @@ use crate::error::{During as _, RuntimeError, log_failure};
 use crate::logs::now_nanos;
 use crate::shim;
 use crate::spec::{
-    ContainerRecord, ContainerState, RuntimeEventKind, SandboxPlan, SandboxSpec, SandboxStatus,
+    ContainerRecord, ContainerState, Resources, RuntimeEventKind, SandboxPlan, SandboxSpec, SandboxStatus,
 };
 use crate::wire::{self, Reply, Request};
 
@@ -21,6 +21,7 @@ impl Engine {
         let id = new_id()?;
         let plan = SandboxPlan {
             dir: self.config.sandboxes().join(&id),
+            cgroup_name: SandboxPlan::name_cgroup(&id, &spec),
             id,
             spec,
             cgroup_parent: self.config.cgroup_parent.clone(),
@@ -38,8 +39,57 @@ impl Engine {
         })
         .await?;
         let status = plan.status(true);
+        let slice = plan.slice();
         self.add(plan).await;
+        self.weigh(slice).await;
         Ok(status)
+    }
+
+    /// Changes the limits of a sandbox as a whole.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown sandbox, `Other` when the kernel refuses a value.
+    pub async fn limit_sandbox(&self, id: &str, resources: Resources) -> Result<(), RuntimeError> {
+        self.ask(id, Request::Limit { id: None, resources: resources.clone() }).await?;
+        let slice = {
+            let mut state = self.state();
+            let Some(sandbox) = state.sandboxes.get_mut(id) else { return Ok(()) };
+            sandbox.plan.spec.cgroup = resources;
+            sandbox.plan.slice()
+        };
+        self.weigh(slice).await;
+        Ok(())
+    }
+
+    /// Changes the limits of a container.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown container, `Other` when the kernel refuses a value.
+    pub async fn limit_container(&self, id: &str, resources: Resources) -> Result<(), RuntimeError> {
+        let sandbox_id = self.record(id)?.status.sandbox_id;
+        let request = Request::Limit { id: Some(id.to_owned()), resources: resources.clone() };
+        self.ask(&sandbox_id, request).await?;
+        // A shim's news may still be on its way.
+        if let Some(record) = self.state().containers.get_mut(id) {
+            record.status.resources = resources;
+        }
+        Ok(())
+    }
+
+    /// Gives a slice the weight of its sandboxes together, so that many small sandboxes are not as one.
+    async fn weigh(&self, slice: Option<String>) {
+        let Some(slice) = slice else { return };
+        let shares: u64 = {
+            let state = self.state();
+            let members = state.sandboxes.values().filter(|s| s.plan.slice().as_ref() == Some(&slice));
+            members.filter_map(|s| s.plan.spec.cgroup.cpu_shares).sum()
+        };
+        let weight = Resources { cpu_shares: Some(shares.max(2)), ..Resources::default() };
+        let weighed = blocking(move || {
+            let group = Hierarchies::detect()?.group(&slice);
+            if group.exists() { group.limit(&weight).map(drop) } else { Ok(()) }
+        });
+        log_failure(weighed.await, "cannot weigh a slice of sandboxes");
     }
 
     /// Takes a sandbox into the books, watching its shim if that answers.
@@ -137,6 +187,7 @@ impl Engine {
             sandbox.leaving = true;
             (sandbox.plan.clone(), sandbox.alive)
         };
+        let slice = plan.slice();
         if alive {
             log_failure(self.ask(id, Request::Shutdown).await, "a shim did not end in good order");
         }
@@ -159,6 +210,7 @@ impl Engine {
             }
         }
         self.bump();
+        self.weigh(slice).await;
         Ok(())
     }
 

@@ -54,7 +54,8 @@ struct Source {
 pub(super) fn enter_root(start: &ContainerStart<'_>) -> Result<(), RuntimeError> {
     let plan = start.plan;
     let mut binds = Vec::new();
-    for mount in &plan.spec.mounts {
+    let (images, paths): (Vec<_>, Vec<_>) = plan.spec.mounts.iter().partition(|mount| mount.image.is_some());
+    for mount in paths {
         binds.push(open_source(mount)?);
     }
     // Mounts made later on the host still arrive, none made here goes back.
@@ -63,6 +64,9 @@ pub(super) fn enter_root(start: &ContainerStart<'_>) -> Result<(), RuntimeError>
     let host_devices = if plan.spec.privileged { host_devices()? } else { Vec::new() };
     let groups = group_sources(start)?;
     let shm = clone_tree(&start.sandbox.dir.join("shm"), false)?;
+    for (number, mount) in images.into_iter().enumerate() {
+        binds.push(image_source(plan, number, mount)?);
+    }
     mount_overlay(plan)?;
     rustix::process::chdir(plan.dir.join("rootfs"))?;
     rustix::process::pivot_root(".", ".").during(|| "cannot enter the root".into())?;
@@ -140,15 +144,47 @@ fn open_source(mount: &Mount) -> Result<Source, RuntimeError> {
     Ok(Source { tree, target: mount.container_path.clone(), is_dir })
 }
 
+/// The files of an image. They are mounted beside the root, from where nothing reaches the host; the path below is looked
+/// up inside, so that no link of the image leads out.
+fn image_source(plan: &ContainerPlan, number: usize, mount: &Mount) -> Result<Source, RuntimeError> {
+    let name = mount.image.as_deref().unwrap_or_default();
+    let what = || format!("cannot mount image {name}");
+    let layers = plan.mounted.get(name).ok_or_else(|| RuntimeError::NotFound(format!("image {name}")))?;
+    let place = plan.dir.join(format!("image-{number}"));
+    std::fs::create_dir_all(&place).during(what)?;
+    let tree = match layers.as_slice() {
+        [] => new_mount("tmpfs", &[("size", "4k")], MountAttrFlags::empty()).during(what)?,
+        // An overlay needs two layers.
+        [only] => clone_tree(only, false)?,
+        layers => overlay_tree(layers, None).during(what)?,
+    };
+    rustix::mount::move_mount(tree.as_fd(), "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .during(what)?;
+    let root = rustix::fs::open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let below = if mount.sub_path.is_empty() { "." } else { &mount.sub_path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(&root, below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map_err(|e| RuntimeError::Invalid(format!("no {below:?} in image {name}: {e}")))?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(&found, "", flags).during(what)?;
+    let guarded = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID;
+    sys::mount_setattr(tree.as_fd(), guarded, libc::MS_PRIVATE, false).during(what)?;
+    let is_dir = kind == rustix::fs::FileType::Directory;
+    Ok(Source { tree, target: mount.container_path.clone(), is_dir })
+}
+
 /// The container's own groups as they appear below /sys/fs/cgroup: (name, tree), "" for a pure v2 machine.
 fn group_sources(start: &ContainerStart<'_>) -> Result<Vec<(String, OwnedFd)>, RuntimeError> {
     let mut sources = Vec::new();
     for (name, folder) in start.hierarchies.v1_folders(start.group.path()) {
         sources.push((name, clone_tree(&folder, false)?));
     }
-    if let Some(folder) = start.hierarchies.v2_folder(start.group.path()) {
-        let name = if start.hierarchies.is_v2_only() { "" } else { "unified" };
-        sources.push((name.to_owned(), clone_tree(&folder, false)?));
+    // Programs that find a v2 hierarchy believe that it is the only one: where v1 has the controllers it isn't shown.
+    let folder = start.hierarchies.v2_folder(start.group.path());
+    if let Some(folder) = folder.filter(|_| start.hierarchies.is_v2_only()) {
+        sources.push((String::new(), clone_tree(&folder, false)?));
     }
     Ok(sources)
 }
@@ -173,7 +209,7 @@ fn place_groups(sources: Vec<(String, OwnedFd)>, attrs: MountAttrFlags) -> Resul
 
 fn mount_overlay(plan: &ContainerPlan) -> Result<(), RuntimeError> {
     let (upper, work, root) = (plan.dir.join("upper"), plan.dir.join("work"), plan.dir.join("rootfs"));
-    let tree = overlay_by_steps(plan, &upper, &work);
+    let tree = overlay_tree(&plan.layers, Some((&upper, &work)));
     match tree {
         Ok(tree) => {
             rustix::mount::move_mount(tree.as_fd(), "", CWD, &root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -203,15 +239,18 @@ fn mount_overlay(plan: &ContainerPlan) -> Result<(), RuntimeError> {
     }
 }
 
-fn overlay_by_steps(plan: &ContainerPlan, upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
+/// An overlay as a detached tree; without upper and work folders it cannot be written to.
+fn overlay_tree(layers: &[std::path::PathBuf], own: Option<(&Path, &Path)>) -> rustix::io::Result<OwnedFd> {
     use rustix::mount::fsconfig_set_string as set;
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // The option's order is top to bottom.
-    for layer in plan.layers.iter().rev() {
+    for layer in layers.iter().rev() {
         set(context.as_fd(), "lowerdir+", layer)?;
     }
-    set(context.as_fd(), "upperdir", upper)?;
-    set(context.as_fd(), "workdir", work)?;
+    if let Some((upper, work)) = own {
+        set(context.as_fd(), "upperdir", upper)?;
+        set(context.as_fd(), "workdir", work)?;
+    }
     set(context.as_fd(), "source", "overlay")?;
     rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())

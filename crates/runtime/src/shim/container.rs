@@ -13,7 +13,7 @@ use crate::cgroup::{Group, Hierarchies};
 use crate::error::{During as _, RuntimeError};
 use crate::init::{self, ContainerStart, InitMessage};
 use crate::logs::{LogFile, Output, now_nanos};
-use crate::spec::{ContainerPlan, ContainerRecord, ContainerState, ContainerStatus, SandboxPlan};
+use crate::spec::{ContainerPlan, ContainerRecord, ContainerState, ContainerStatus, Resources, SandboxPlan};
 use crate::{sys, wire};
 
 /// A container init that hangs must not hang the shim for good.
@@ -160,6 +160,14 @@ impl Container {
         started
     }
 
+    /// Changes the limits of what runs.
+    pub(super) fn limit(&mut self, resources: Resources, dir: &Path) -> Result<(), RuntimeError> {
+        self.group.limit(&resources)?;
+        self.record.status.resources = resources.clone();
+        self.plan.spec.resources = resources;
+        store(&record_path(dir, &self.plan.id), &self.record)
+    }
+
     pub(super) fn signal(&self, signal: i32, all: bool) -> Result<(), RuntimeError> {
         if all && signal == libc::SIGKILL {
             self.kill();
@@ -262,6 +270,8 @@ fn new_record(
         created_at_nanos: plan.created_at_nanos,
         log_path,
         labels: plan.spec.labels.clone(),
+        resources: plan.spec.resources.clone(),
+        mounted_images: plan.mounted.keys().cloned().collect(),
         ..ContainerStatus::default()
     };
     ContainerRecord { status, stop_signal: plan.stop_signal, notes }

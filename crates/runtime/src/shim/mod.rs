@@ -181,6 +181,18 @@ impl Shim {
                 started?;
             }
             Request::Signal { id, signal, all } => self.container(&id)?.signal(signal, all)?,
+            Request::Limit { id: None, resources } => {
+                self.group.limit(&resources)?;
+                self.plan.spec.cgroup = resources;
+                store(&self.plan.dir.join("sandbox.json"), &self.plan)?;
+            }
+            Request::Limit { id: Some(id), resources } => {
+                let dir = self.plan.dir.clone();
+                let container = self.container(&id)?;
+                container.limit(resources, &dir)?;
+                let record = container.record.clone();
+                self.tell(&record);
+            }
             Request::Remove { id } => self.remove(&id)?,
             Request::Exec { id, spec } => {
                 let pause = self.pause;

@@ -65,6 +65,11 @@ fn prepare(plan: &SandboxPlan) -> Result<(Shim, UnixListener, OwnedFd), RuntimeE
     let parent = hierarchies.group(&plan.cgroup_parent);
     parent.create()?;
     parent.delegate();
+    if let Some(slice) = plan.slice() {
+        let slice = hierarchies.group(&slice);
+        slice.create()?;
+        slice.delegate();
+    }
     let own = hierarchies.group(&plan.shim_cgroup());
     own.create()?;
     own.enter()?;
