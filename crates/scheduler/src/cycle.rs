@@ -68,6 +68,21 @@ pub fn fits<'n>(snapshot: &Snapshot, pod: &PodInfo, nodes: impl IntoIterator<Ite
     slots.into_iter().any(|slot| passes(&filters, snapshot, slot))
 }
 
+/// Those of some nodes that only what runs there keeps the pod from.
+pub(crate) fn resolvable(
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    slots: impl Iterator<Item = usize>,
+) -> Vec<usize> {
+    let filters = prepare(snapshot, pod);
+    let stays = |plugin: &FilterPlugin| !plugin.helped_by.meets(Hints::POD_REMOVED);
+    let passes = |slot: &usize| {
+        let node = &snapshot.nodes()[*slot];
+        filters.iter().filter(|(plugin, _)| stays(plugin)).all(|(_, filter)| filter.passes(*slot, node))
+    };
+    slots.filter(passes).collect()
+}
+
 type Prepared<'a> = Vec<(&'static FilterPlugin, Box<dyn Filter + 'a>)>;
 
 fn prepare<'a>(snapshot: &'a Snapshot, pod: &'a PodInfo) -> Prepared<'a> {

@@ -3,7 +3,8 @@
 //! ```text
 //!   informers ──deltas──▶ Snapshot ──┐
 //!       │                            ├─▶ schedule (pure) ──▶ Bind: assume, POST binding ──▶ forget if it failed
-//!       └──pending pods──▶ Queue ────┘              └──────▶ Unschedulable: condition, event, wait for a hint
+//!       └──pending pods──▶ Queue ────┘              └──────▶ Unschedulable: condition, event, wait for a hint;
+//!                                                            preempt (pure) ──▶ Nomination: evict the victims
 //! ```
 //!
 //! Invariants:
@@ -16,6 +17,7 @@ pub mod cycle;
 pub mod hints;
 pub mod node;
 pub mod pod;
+pub mod preemption;
 pub mod queue;
 pub mod resources;
 pub mod selection;

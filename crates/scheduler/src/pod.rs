@@ -25,6 +25,10 @@ pub struct PodInfo {
     pub deleting: bool,
     /// Succeeded or Failed: it uses nothing any more.
     pub finished: bool,
+    /// Where room is being made for the pod.
+    pub nominated_node: Option<String>,
+    /// When the node agent took it on, in seconds since 1970.
+    pub started: Option<i64>,
     /// The `PodScheduled` condition as stored.
     pub scheduled_condition: Option<Condition>,
 }
@@ -38,6 +42,8 @@ pub struct Spec {
     pub scheduler_name: String,
     pub node_name: Option<String>,
     pub priority: i32,
+    /// Waits for room rather than making some.
+    pub never_preempts: bool,
     pub gated: bool,
     pub requests: Resources,
     /// Requests with the defaults that are used for ranking nodes.
@@ -134,6 +140,8 @@ impl From<Pod> for PodInfo {
         let controller = meta.owner_references.into_iter().flatten().find(|o| o.controller == Some(true));
         let labels = meta.labels.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
+        let started = status.start_time.as_ref().map(|time| time.0.as_second());
+        let nominated_node = status.nominated_node_name.clone().filter(|name| !name.is_empty());
         let condition = status.conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled");
         let spec = compile(&key.namespace, labels, controller.map(|o| o.uid), pod.spec.unwrap_or_default());
         Self {
@@ -143,6 +151,8 @@ impl From<Pod> for PodInfo {
             spec,
             deleting: meta.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            nominated_node,
+            started,
             scheduled_condition: condition.map(|c| Condition {
                 status: c.status,
                 reason: c.reason.unwrap_or_default(),
@@ -163,6 +173,7 @@ fn compile(
         scheduler_name: pod.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".into()),
         node_name: pod.node_name.clone().filter(|name| !name.is_empty()),
         priority: pod.priority.unwrap_or(0),
+        never_preempts: pod.preemption_policy.as_deref() == Some("Never"),
         gated: pod.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
         requests: pod_requests(&pod),
         ranking_requests: pod_requests_for_ranking(&pod),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ObjectKey, PatchType, RequestOptions};
+use api::{ObjectKey, PatchType, RequestOptions, Status};
 use client::{Client, Informer, Kind};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -113,4 +113,42 @@ fn patch(pod: &PodInfo, report: &Report, now: &str) -> Option<serde_json::Value>
 fn seconds(client: &Client) -> String {
     let now = client.clock().now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+/// Writes where a pod may hope for room; a failure only costs others the knowledge.
+pub(crate) async fn nominate(client: &Client, pod: &PodInfo, node: Option<&str>) {
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": node}});
+    let options = RequestOptions::default();
+    let result =
+        client.patch(&PodInfo::gvr(), &pod.key, Some("status"), PatchType::Strategic, &patch, options).await;
+    if let Err(status) = result {
+        tracing::warn!(pod = %pod.key, %status, "cannot write the nominated node");
+    }
+}
+
+/// Says why a pod has to leave, and deletes it.
+pub(crate) async fn evict(client: &Client, pod: &PodInfo) -> Result<(), Status> {
+    if pod.deleting {
+        return Ok(());
+    }
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": seconds(client),
+    });
+    let gvr = PodInfo::gvr();
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
+    let options = RequestOptions::default();
+    let told = client.patch(&gvr, &pod.key, Some("status"), PatchType::Strategic, &patch, options).await;
+    let options = RequestOptions { precondition_uid: Some(pod.uid.clone()), ..RequestOptions::default() };
+    let gone = |status: &Status| status.is_not_found() || status.is_conflict();
+    match told {
+        Err(status) if gone(&status) => return Ok(()),
+        Err(status) => return Err(status),
+        Ok(_) => {}
+    }
+    match client.delete(&gvr, &pod.key, options).await {
+        Err(status) if gone(&status) => Ok(()),
+        other => other,
+    }
 }

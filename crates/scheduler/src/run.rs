@@ -7,16 +7,19 @@ use std::time::Duration;
 use api::{GroupVersionResource, ObjectKey, Status};
 use client::{Change, Client, EventRecorder, EventType, Informer, Kind, Scope};
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::cycle::{Choice, Decision, Unschedulable, fits, schedule};
+use crate::hints::Hints;
 use crate::node::NodeSpec;
 use crate::pod::PodInfo;
+use crate::preemption::{Budget, Nomination, preempt};
 use crate::queue::{Gathered, Queue, Queued};
-use crate::report::{Report, Reporter};
-use crate::snapshot::Snapshot;
+use crate::report::{self, Report, Reporter};
+use crate::snapshot::{Effect, Snapshot};
 
 const COMPONENT: &str = "default-scheduler";
 /// Binding calls under way at once.
@@ -83,13 +86,14 @@ async fn work(client: Client) {
     let nodes: Informer<NodeSpec> = Informer::start(&client, Scope::default());
     let namespaces: Informer<NamespaceInfo> = Informer::start(&client, Scope::default());
     let services: Informer<ServiceInfo> = Informer::start(&client, Scope::default());
+    let budgets: Informer<PodDisruptionBudget> = Informer::start(&client, Scope::default());
     tokio::join!(pods.synced(), nodes.synced(), namespaces.synced(), services.synced());
     let mut pod_changes = pods.subscribe();
     let mut node_changes = nodes.subscribe();
     let mut namespace_changes = namespaces.subscribe();
     let mut service_changes = services.subscribe();
     let (results, mut bound) = mpsc::unbounded_channel();
-    let mut scheduler = Scheduler::new(client, pods, results);
+    let mut scheduler = Scheduler::new(client, pods, budgets, results);
     loop {
         while let Ok(change) = namespace_changes.try_recv() {
             scheduler.namespace_changed(&change);
@@ -105,7 +109,7 @@ async fn work(client: Client) {
             scheduler.pod_changed(&change);
         }
         while let Ok(result) = bound.try_recv() {
-            scheduler.bound(result);
+            scheduler.done(result);
         }
         if scheduler.decide() {
             tokio::task::yield_now().await;
@@ -120,10 +124,17 @@ async fn work(client: Client) {
             }
             Some(change) = node_changes.recv() => scheduler.node_changed(&change),
             Some(change) = pod_changes.recv() => scheduler.pod_changed(&change),
-            Some(result) = bound.recv() => scheduler.bound(result),
+            Some(result) = bound.recv() => scheduler.done(result),
             () = sleep => {}
         }
     }
+}
+
+/// What came of work that the scheduler has handed out.
+enum Done {
+    Bound(Bound),
+    /// Not all victims could be told to leave.
+    NoRoom(ObjectKey),
 }
 
 /// Outcome of one binding.
@@ -141,20 +152,30 @@ struct Scheduler {
     changes: Gathered,
     recorder: EventRecorder,
     reporter: Reporter,
-    results: mpsc::UnboundedSender<Bound>,
+    budgets: Informer<PodDisruptionBudget>,
+    /// Pods for which room is being made, and where: nobody less important gets that room.
+    nominated: BTreeMap<ObjectKey, (Arc<PodInfo>, String)>,
+    results: mpsc::UnboundedSender<Done>,
     binds: Arc<Semaphore>,
     /// Where the next search begins, so that all nodes get their turn.
     start: usize,
 }
 
 impl Scheduler {
-    fn new(client: Client, pods: Informer<PodInfo>, results: mpsc::UnboundedSender<Bound>) -> Self {
+    fn new(
+        client: Client,
+        pods: Informer<PodInfo>,
+        budgets: Informer<PodDisruptionBudget>,
+        results: mpsc::UnboundedSender<Done>,
+    ) -> Self {
         Self {
             snapshot: Snapshot::default(),
             queue: Queue::default(),
             changes: Gathered::default(),
             recorder: EventRecorder::new(client.clone(), COMPONENT, ""),
             reporter: Reporter::start(client.clone(), pods.clone()),
+            budgets,
+            nominated: BTreeMap::new(),
             results,
             binds: Arc::new(Semaphore::new(MAX_BINDS)),
             start: 0,
@@ -183,6 +204,7 @@ impl Scheduler {
     fn pod_changed(&mut self, change: &Change<PodInfo>) {
         let Some(cached) = &change.new else {
             self.queue.remove(&change.key);
+            self.give_up_room(&change.key);
             self.changes.add(self.snapshot.remove_pod(&change.key));
             return;
         };
@@ -190,9 +212,31 @@ impl Scheduler {
         self.changes.add(self.snapshot.set_pod(&pod));
         let reserved = self.snapshot.node_of(&pod.key).is_some();
         if pod.is_pending() && !reserved {
+            if let Some(node) = &pod.nominated_node {
+                self.nominated.insert(pod.key.clone(), (Arc::clone(&pod), node.clone()));
+            }
             self.queue.set(&pod);
         } else {
+            self.give_up_room(&pod.key);
             self.queue.remove(&pod.key);
+        }
+    }
+
+    /// Room that is held for nobody any more helps others.
+    fn give_up_room(&mut self, key: &ObjectKey) {
+        if let Some((_, node)) = self.nominated.remove(key) {
+            self.changes.add(Effect { hints: Hints::POD_REMOVED, node: Some(node) });
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Bound(bound) => self.bound(bound),
+            Done::NoRoom(key) => {
+                if let Some(queued) = self.queue.remove(&key) {
+                    self.queue.back_off(queued, self.now());
+                }
+            }
         }
     }
 
@@ -230,19 +274,85 @@ impl Scheduler {
     }
 
     fn decide_one(&mut self, mut queued: Queued) {
-        self.snapshot.prepare(&queued.pod);
+        let pod = Arc::clone(&queued.pod);
+        let guests = self.seat_guests(&pod);
+        self.snapshot.prepare(&pod);
         let choice = Choice { start: self.start, random: self.client.clock().random() };
-        match schedule(&self.snapshot, &queued.pod, choice) {
+        let decision = schedule(&self.snapshot, &pod, choice);
+        let nomination = match &decision {
+            Decision::Bind { .. } => None,
+            Decision::Unschedulable(_) => self.nominate(&pod),
+        };
+        for guest in guests {
+            self.snapshot.forget(&guest);
+        }
+        match decision {
             Decision::Bind { node } => {
                 self.start = self.start.wrapping_add(1) % self.snapshot.nodes().len().max(1);
-                self.snapshot.assume(&queued.pod, &node);
+                self.give_up_room(&pod.key);
+                self.snapshot.assume(&pod, &node);
                 self.bind(queued, node);
             }
             Decision::Unschedulable(why) => {
                 self.tell(&mut queued, "Unschedulable", &why.to_string());
                 self.wait(queued, why);
+                if let Some(nomination) = nomination {
+                    self.make_room(pod, nomination);
+                }
             }
         }
+    }
+
+    /// Lets those pods count where room is being made for them that are at least as important as this one.
+    fn seat_guests(&mut self, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
+        let matters = |guest: &PodInfo| guest.key != pod.key && guest.spec.priority >= pod.spec.priority;
+        let mut seated = Vec::new();
+        for (guest, node) in self.nominated.values() {
+            if matters(guest) && self.snapshot.node_of(&guest.key).is_none() {
+                self.snapshot.assume(guest, node);
+                seated.push(Arc::clone(guest));
+            }
+        }
+        seated
+    }
+
+    fn nominate(&self, pod: &PodInfo) -> Option<Nomination> {
+        let budgets: Vec<Budget> =
+            self.budgets.list().iter().map(|cached| Budget::from(&cached.object)).collect();
+        preempt(&self.snapshot, pod, &budgets, self.start)
+    }
+
+    /// Tells the victims to leave, and the pod where it may hope for room.
+    fn make_room(&mut self, pod: Arc<PodInfo>, Nomination { node, victims }: Nomination) {
+        tracing::info!(pod = %pod.key, node, victims = victims.len(), "making room");
+        for victim in &victims {
+            let message = format!("Preempted by pod {} on node {node}", pod.uid);
+            self.recorder.event(&reference(victim), EventType::Normal, "Preempted", &message);
+        }
+        // Who is less important and hoped for the same node has to hope anew.
+        let lesser = |(other, theirs): &(Arc<PodInfo>, String)| {
+            *theirs == node && other.spec.priority < pod.spec.priority
+        };
+        let outdone: Vec<Arc<PodInfo>> =
+            self.nominated.values().filter(|held| lesser(held)).map(|(other, _)| Arc::clone(other)).collect();
+        self.nominated.retain(|_, held| !lesser(held));
+        self.nominated.insert(pod.key.clone(), (Arc::clone(&pod), node.clone()));
+        let (client, results) = (self.client.clone(), self.results.clone());
+        client::spawn(async move {
+            for other in outdone {
+                report::nominate(&client, &other, None).await;
+            }
+            report::nominate(&client, &pod, Some(&node)).await;
+            for victim in victims {
+                if let Err(status) = report::evict(&client, &victim).await {
+                    tracing::warn!(pod = %victim.key, %status, "a victim does not leave");
+                    if results.send(Done::NoRoom(pod.key.clone())).is_err() {
+                        tracing::debug!("the scheduler stopped while room was being made");
+                    }
+                    return;
+                }
+            }
+        });
     }
 
     fn wait(&mut self, queued: Queued, why: Unschedulable) {
@@ -272,7 +382,7 @@ impl Scheduler {
             let permit = permits.acquire().await;
             let result = bind(&client, &queued.pod, &node).await;
             drop(permit);
-            if results.send(Bound { queued, node, result }).is_err() {
+            if results.send(Done::Bound(Bound { queued, node, result })).is_err() {
                 tracing::debug!("the scheduler stopped while a pod was being bound");
             }
         });

@@ -69,6 +69,12 @@ impl Snapshot {
         self.placed.get(pod).map(|placed| placed.node.as_str())
     }
 
+    /// Pods that run, or are assumed to run, on a node.
+    pub(crate) fn pods_on(&self, node: &str) -> Vec<Arc<PodInfo>> {
+        let keys = self.on_node.get(node).into_iter().flatten();
+        keys.map(|key| Arc::clone(&self.placed[key].pod)).collect()
+    }
+
     /// Adds or changes a node.
     pub fn set_node(&mut self, spec: NodeSpec) -> Effect {
         let name = spec.name.clone();
