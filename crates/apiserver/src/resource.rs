@@ -332,6 +332,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// Findings on a new object beyond those of `validate`.
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// Findings on a change beyond those of `validate`.
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         Vec::new()

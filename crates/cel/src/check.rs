@@ -160,6 +160,9 @@ impl Checker<'_> {
                 let inner = self.select(at, inner, field, false);
                 return if matches!(inner, Type::Optional(_)) { inner } else { Type::optional(inner) };
             }
+            Type::Opaque("kubernetes.authorization.Authorizer") if field == "requestResource" => {
+                Type::Opaque("kubernetes.authorization.ResourceCheck")
+            }
             other => return self.wrong(at, format!("type '{other}' does not support field selection")),
         };
         if optional { Type::optional(ty) } else { ty }

@@ -151,7 +151,8 @@ impl<'a, 'p> Evaluator<'a, 'p, '_> {
             let found = inner.as_ref().and_then(|inner| member(inner, field));
             return Ok(if test { Val::Bool(found.is_some()) } else { Val::Optional(found.map(Arc::new)) });
         }
-        let has_fields = matches!(of, Val::Map(_) | Val::Struct(_) | Val::Tree(Json::Object(_), _));
+        let has_fields =
+            matches!(of, Val::Map(_) | Val::Struct(_) | Val::Opaque(_) | Val::Tree(Json::Object(_), _));
         if !has_fields && !(optional || test) || (test && !has_fields) {
             return no_overload();
         }

@@ -207,8 +207,9 @@ fn what_does_not_fit_is_refused_before_evaluation() {
         shown,
         "ERROR: <input>:2:3: undeclared reference to 'missing' (in container '')\n |   missing\n | ..^"
     );
-    assert_eq!(Program::compile_to("1", &env, &Type::Bool).unwrap_err(), "must evaluate to bool");
-    assert!(Program::compile_to("spec.replicas > 0", &env, &Type::Bool).is_ok());
+    let gives = |text: &str, ty: &Type| Program::compile(text, &env).unwrap().gives(ty);
+    assert!(gives("spec.replicas > 0", &Type::Bool) && gives("[]", &Type::list(Type::Int)));
+    assert!(!gives("1", &Type::Bool) && !gives("object.x", &Type::Bool));
 }
 
 #[test]
@@ -243,8 +244,8 @@ fn variables_are_evaluated_when_they_are_asked_for() {
 fn the_authorizer_is_asked_by_whoever_evaluates() {
     let env = Env::new().with("authorizer", Type::Opaque("kubernetes.authorization.Authorizer"));
     let text = "authorizer.group('apps').resource('deployments').namespace('n').check('create').allowed()";
-    let program = Program::compile_to(text, &env, &Type::Bool).unwrap();
-    let authorizer = || Val::Opaque(std::sync::Arc::new(Opaque::Authorizer(String::new())));
+    let program = Program::compile(text, &env).unwrap();
+    let authorizer = || Val::Opaque(std::sync::Arc::new(Opaque::Authorizer(String::new(), Box::default())));
     let budget = Cell::new(TOTAL_BUDGET);
     let bindings = Bindings { values: vec![("authorizer", authorizer())], ..Bindings::default() };
     let Err(Error::Need(check)) = program.evaluate(&bindings, &budget) else { panic!("it must ask") };
@@ -274,5 +275,11 @@ fn objects_can_be_made() {
     let value = program.evaluate(&Bindings::default(), &Cell::new(TOTAL_BUDGET)).unwrap();
     let want = json!({"spec": {"replicas": 2, "list": [{"a": "b"}]}, "metadata": {"labels": {"x": "y"}}});
     assert_eq!(value.to_json(), Some(want));
+    assert_eq!(value.check_places(), Ok(()));
+    let wrong = Program::compile("Object{spec: Object.status{}}", &env).unwrap();
+    let wrong = wrong.evaluate(&Bindings::default(), &Cell::new(TOTAL_BUDGET)).unwrap().check_places();
+    assert!(
+        wrong.unwrap_err().starts_with("unexpected type name \"Object.status\", expected \"Object.spec\"")
+    );
     assert_eq!(program.result.to_string(), "Object");
 }

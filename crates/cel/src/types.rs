@@ -12,6 +12,30 @@ pub trait Structure: Send + Sync {
     fn field(&self, name: &str) -> Option<Type>;
 }
 
+/// A structure of a few known fields.
+pub struct Fields {
+    pub name: String,
+    pub fields: Vec<(String, Type)>,
+}
+
+impl Fields {
+    /// A type from its fields.
+    pub fn structure(name: &str, fields: &[(&str, Type)]) -> Type {
+        let fields = fields.iter().map(|(field, ty)| ((*field).to_owned(), ty.clone())).collect();
+        Type::Struct(Arc::new(Self { name: name.to_owned(), fields }))
+    }
+}
+
+impl Structure for Fields {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn field(&self, name: &str) -> Option<Type> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, ty)| ty.clone())
+    }
+}
+
 /// What an expression may give.
 #[derive(Clone)]
 pub enum Type {

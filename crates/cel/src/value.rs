@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value as Json;
 
-use crate::library::Opaque;
+use crate::library::{Check, Opaque};
 use crate::types::Type;
 
 /// What an expression gives.
@@ -141,6 +141,13 @@ impl<'a> Val<'a> {
                 map.get(name).map(|json| Val::of(json, &ty))
             }
             Val::Map(map) => map.get(&Key::String(name.into())).cloned(),
+            Val::Opaque(opaque) => match (&**opaque, name) {
+                (Opaque::Authorizer(user, about), "requestResource") => {
+                    let check = Check { user: user.clone(), ..(**about).clone() };
+                    Some(Val::Opaque(Arc::new(Opaque::Resource(check))))
+                }
+                _ => None,
+            },
             Val::Struct(made) => made.fields.get(name).cloned(),
             _ => None,
         }
@@ -248,6 +255,31 @@ impl<'a> Val<'a> {
             (Val::Duration(a), Val::Duration(b)) => Some(a.cmp(b)),
             _ => None,
         }
+    }
+
+    /// Whether objects made by the expression stand where their names say: `Object.spec` at `spec` of an `Object`.
+    ///
+    /// # Errors
+    /// What stands in the wrong place.
+    pub fn check_places(&self) -> Result<(), String> {
+        let Val::Struct(made) = self else { return Ok(()) };
+        let place = |field: &str, value: &Val<'a>| {
+            let want = format!("{}.{field}", made.name);
+            match value {
+                Val::Struct(inner) if inner.name != want => Err(format!(
+                    "unexpected type name {:?}, expected {want:?}, which matches field name path from root Object type",
+                    inner.name
+                )),
+                other => other.check_places(),
+            }
+        };
+        for (field, value) in &made.fields {
+            match value {
+                Val::List(items) => items.iter().try_for_each(|item| place(field, item))?,
+                other => place(field, other)?,
+            }
+        }
+        Ok(())
     }
 
     /// The value as JSON: what a patch is made of. `None` for what has no such form.

@@ -8,6 +8,7 @@ pub(crate) mod dynamic;
 mod namespace_lifecycle;
 mod limit_ranger;
 mod node_restriction;
+pub(crate) mod policy;
 mod priority;
 pub(crate) mod quota;
 mod rbac_escalation;

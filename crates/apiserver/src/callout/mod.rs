@@ -48,8 +48,6 @@ pub(crate) struct Webhook {
 pub(crate) struct CallError {
     /// What went wrong, as Kubernetes' client words it.
     pub(crate) reason: String,
-    /// The status that the webhook itself answered with.
-    pub(crate) status: Option<Status>,
 }
 
 impl Webhook {
@@ -105,7 +103,6 @@ impl Webhook {
         let path = format!("{path}?timeout={}s", timeout.as_secs());
         let described = |why: String| CallError {
             reason: format!("failed to call webhook: Post \"https://{}{path}\": {why}", self.authority()),
-            status: None,
         };
         let exchange = self.exchange(registry, &path, review);
         let (status, body) = match tokio::time::timeout(timeout, exchange).await {
@@ -202,12 +199,11 @@ fn read(code: http::StatusCode, body: &[u8]) -> Result<Value, CallError> {
     if code.is_success() {
         return tree.map_err(|error| CallError {
             reason: format!("failed to call webhook: couldn't get the review: {error}"),
-            status: None,
         });
     }
     let own = tree.ok().filter(|tree| tree["kind"] == "Status" && tree["status"] == "Failure");
     let status = own.map_or_else(|| refusal(code, body), |tree| Status::from_value(&tree, code.as_u16()));
-    Err(CallError { reason: format!("failed to call webhook: {}", status.message), status: Some(status) })
+    Err(CallError { reason: format!("failed to call webhook: {}", status.message) })
 }
 
 fn refusal(code: http::StatusCode, body: &[u8]) -> Status {
@@ -274,6 +270,6 @@ mod tests {
         );
         let own = json!({"kind": "Status", "status": "Failure", "message": "mine", "code": 418});
         let own = read(http::StatusCode::IM_A_TEAPOT, own.to_string().as_bytes()).unwrap_err();
-        assert_eq!(own.status.map(|status| (status.code, status.message)), Some((418, "mine".to_owned())));
+        assert_eq!(own.reason, "failed to call webhook: mine");
     }
 }

@@ -12,6 +12,7 @@ mod cleanup;
 mod conversion;
 pub(crate) mod jsonpath;
 mod rows;
+pub(crate) mod rules;
 mod types;
 mod validate;
 

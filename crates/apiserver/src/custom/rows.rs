@@ -6,6 +6,7 @@ use api::{FieldError, GroupVersionResource, Object, SchemaTable, TypeId, Verb};
 use serde_json::{Map, Value, json};
 
 use super::jsonpath::JsonPath;
+use super::rules::Rules;
 use super::types::{self, KindName};
 use super::validate;
 use crate::printing::cells;
@@ -66,6 +67,7 @@ fn row(crd: &Object, spec: &Value, version: &Value, stored: &str, base: &SchemaT
         table: Arc::clone(&table),
         ty,
         schema: schema.clone(),
+        rules: Rules::of(schema),
         published: published(schema, &name).to_string(),
         warning: warning(version, &name),
     };
@@ -202,8 +204,22 @@ struct Custom {
     table: Arc<SchemaTable>,
     ty: TypeId,
     schema: Value,
+    rules: Option<Rules>,
     published: String,
     warning: Option<String>,
+}
+
+impl Custom {
+    /// What the rules of the schema find. They are asked only about objects that have the shape of the schema.
+    fn ask(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
+        let tree = |object: &Object| Value::Object(object.0.clone());
+        let Some(rules) = self.rules.as_ref() else { return Vec::new() };
+        let value = tree(object);
+        if !validate::object(&self.schema, &value).is_empty() {
+            return Vec::new();
+        }
+        rules.check(&value, old.map(tree).as_ref())
+    }
 }
 
 impl Strategy for Custom {
@@ -215,6 +231,14 @@ impl Strategy for Custom {
         }
         errors.extend(validate::object(&self.schema, &Value::Object(object.0.clone())));
         errors
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        self.ask(object, None)
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.ask(new, Some(old))
     }
 
     fn warnings(&self, _: &Object) -> Vec<String> {

@@ -71,6 +71,7 @@ impl Registry {
         }
         let mut errors = meta::validate(resource, &object);
         errors.extend(resource.strategy.validate(&object));
+        errors.extend(resource.strategy.validate_create(&object));
         refuse(resource, &object, errors)?;
         warnings.extend(resource.strategy.warnings(&object));
         self.admission.validate(&admission, Some(&object), None).await?;

@@ -1,21 +1,25 @@
 //! `admissionregistration.k8s.io/v1`: webhook configurations, and admission policies with their bindings. What they say
 //! is done by `crate::admission`.
 
+mod expressions;
 mod rules;
 
-use api::{FieldError, Object};
+use api::{FieldError, Object, Status};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::check::Errors;
 use super::defaults::{fill, items_mut, object_mut};
 use super::row::{Row, col};
 use crate::printing::cells;
-use crate::resource::{Column, Strategy};
+use crate::resource::{Change, Column, Extension, Strategy, WriteContext};
 
 /// What the kinds of this group share: every change counts, and an update names the version that it changes.
 struct Registration {
     default: fn(&mut Object),
     validate: fn(&Object, &mut Errors),
+    /// Its expressions are checked against the kinds that it is about.
+    typed: bool,
 }
 
 impl Strategy for Registration {
@@ -39,6 +43,21 @@ impl Strategy for Registration {
 
     fn takes_effect_at_once(&self) -> bool {
         true
+    }
+
+    fn extend_txn<'a>(
+        &'a self,
+        cx: &'a WriteContext<'a>,
+        change: Change<'a>,
+        _: &'a mut Extension,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        if let Change::Create(object) | Change::Update { new: object, .. } = change
+            && self.typed
+            && cx.subresource.is_none()
+        {
+            expressions::note_types(object, &schema::table());
+        }
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -131,9 +150,10 @@ fn binding_columns() -> Vec<Column> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    let configuration = || Registration { default: default_webhooks, validate: rules::webhooks };
-    let policy = |validate| Registration { default: default_policy, validate };
-    let binding = |validate| Registration { default: default_binding, validate };
+    let configuration =
+        || Registration { default: default_webhooks, validate: rules::webhooks, typed: false };
+    let policy = |validate| Registration { default: default_policy, validate, typed: false };
+    let binding = |validate| Registration { default: default_binding, validate, typed: false };
     let row = |resource, kind| Row::new(resource, kind).cluster().categories(&["api-extensions"]);
     let validations = col("Validations", "integer", "Number of validations in this policy.", |o, _| {
         cells::size(o, &["spec", "validations"]).into()
@@ -153,7 +173,7 @@ pub(super) fn rows() -> Vec<Row> {
             .columns(webhooks(), Vec::new()),
         row("validatingadmissionpolicies", "ValidatingAdmissionPolicy")
             .status()
-            .strategy(policy(rules::validating_policy))
+            .strategy(Registration { typed: true, ..policy(rules::validating_policy) })
             .columns(policy_columns(validations), Vec::new()),
         row("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
             .strategy(binding(rules::validating_binding))

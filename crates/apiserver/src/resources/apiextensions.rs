@@ -255,7 +255,7 @@ fn validate_version(version: &At<'_>, e: &mut Errors) {
     let schema = version.field("schema").field("openAPIV3Schema");
     if schema.required_because(e, "schemas are required") {
         schema.field("type").required_one_of(e, &["object"]);
-        structural_parts(&schema, e);
+        structural_parts(&schema, Place { whole: true, correlated: true }, e);
     }
     for column in version.field("additionalPrinterColumns").items() {
         column.field("name").required(e);
@@ -282,8 +282,17 @@ fn validate_version(version: &At<'_>, e: &mut Errors) {
     }
 }
 
+/// Where in a schema something stands.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The schema of whole objects.
+    whole: bool,
+    /// What was here before can be told: not within lists without keys.
+    correlated: bool,
+}
+
 /// The rules of structural schemas: every value has a type, lists have items, maps have one way of values.
-fn structural(schema: &At<'_>, e: &mut Errors) {
+fn structural(schema: &At<'_>, place: Place, e: &mut Errors) {
     let any = schema.field("x-kubernetes-preserve-unknown-fields").is_true()
         || schema.field("x-kubernetes-int-or-string").is_true();
     let type_ = schema.field("type");
@@ -291,18 +300,46 @@ fn structural(schema: &At<'_>, e: &mut Errors) {
         type_.required_because(e, "must not be empty for specified object fields");
     }
     type_.one_of(e, &["array", "boolean", "integer", "number", "object", "string"]);
-    structural_parts(schema, e);
+    structural_parts(schema, place, e);
+}
+
+/// Expressions that objects have to fulfil.
+fn validations(schema: &At<'_>, place: Place, e: &mut Errors) {
+    let rules = schema.field("x-kubernetes-validations");
+    for rule in rules.items() {
+        let text = rule.field("rule");
+        if text.str().trim().is_empty() {
+            text.required_because(e, "rule is not specified");
+        }
+        for name in ["message", "fieldPath"] {
+            let field = rule.field(name);
+            if field.str().contains(['\n', '\r']) {
+                field.invalid(e, "must not contain line breaks");
+            }
+        }
+        let reasons =
+            ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+        rule.field("reason").one_of(e, &reasons);
+    }
+    for (index, field, why) in crate::custom::rules::faults(schema.value, place.whole, place.correlated) {
+        if let Some(rule) = rules.items().nth(index) {
+            rule.field(field).invalid(e, &why);
+        }
+    }
 }
 
 /// The same for everything but the type.
-fn structural_parts(schema: &At<'_>, e: &mut Errors) {
+fn structural_parts(schema: &At<'_>, place: Place, e: &mut Errors) {
+    validations(schema, place, e);
+    let inner = Place { whole: false, ..place };
     let type_ = schema.field("type");
     let items = schema.field("items");
     if type_.str() == "array" && !items.is_set() {
         items.required_because(e, "must be specified");
     }
     if items.is_set() {
-        structural(&items, e);
+        let keyed = schema.field("x-kubernetes-list-type").str() == "map";
+        structural(&items, Place { correlated: place.correlated && keyed, ..inner }, e);
     }
     if let Some(pattern) = schema.field("pattern").value.as_str()
         && let Err(error) = regex::Regex::new(pattern)
@@ -322,7 +359,7 @@ fn structural_parts(schema: &At<'_>, e: &mut Errors) {
         if !schema.field("properties").is_empty() {
             values.forbidden(e, "additionalProperties and properties are mutual exclusive");
         }
-        structural(&values, e);
+        structural(&values, inner, e);
     }
     for name in ["$ref", "definitions", "dependencies", "patternProperties"] {
         if !schema.field(name).is_empty() {
@@ -335,6 +372,6 @@ fn structural_parts(schema: &At<'_>, e: &mut Errors) {
             .forbidden(e, "uniqueItems cannot be set to true since the runtime complexity becomes quadratic");
     }
     for (_, property) in schema.field("properties").entries() {
-        structural(&property, e);
+        structural(&property, inner, e);
     }
 }

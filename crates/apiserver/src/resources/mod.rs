@@ -77,6 +77,13 @@ fn groups() -> Vec<(&'static str, &'static str, Vec<Row>)> {
     ]
 }
 
+/// The kind of a built-in resource.
+pub(crate) fn kind_of(group: &str, version: &str, resource: &str) -> Option<&'static str> {
+    let of_group = groups().into_iter().filter(|(g, v, _)| *g == group && *v == version);
+    let found = of_group.flat_map(|(_, _, rows)| rows).find(|row| row.resource() == resource)?;
+    Some(found.kind())
+}
+
 /// All built-in rows. A kind that the schema does not know is left out, with an error in the log.
 pub fn builtin(table: Arc<SchemaTable>) -> Vec<Resource> {
     let mut resources = Vec::new();

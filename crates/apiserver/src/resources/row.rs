@@ -199,6 +199,10 @@ impl Row {
         self.resource
     }
 
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The row in a group and version, or `None` when the schema does not know the kind.
     pub(crate) fn build(self, group: &str, version: &str, table: &Arc<SchemaTable>) -> Option<Resource> {
         let schema = table.kind(group, version, self.kind)?;
@@ -274,6 +278,10 @@ impl Strategy for Checked {
         let missing = required::missing(&self.table, self.schema, object);
         e.extend(missing.into_iter().filter(|f| !known.contains(&f.field)));
         e
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        self.inner.validate_create(object)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {

@@ -11,6 +11,7 @@ mod joining;
 mod lists;
 mod patches;
 mod pods;
+mod policies;
 mod proxy;
 mod quota;
 mod rbac;

@@ -263,14 +263,14 @@ fn validate<'a>(format: &str, text: &str) -> Val<'a> {
 fn authorizer<'a>(name: &str, target: &Opaque, args: &[Val<'a>]) -> Option<Eval<'a>> {
     let texts: Vec<&str> = args.iter().map(Val::as_str).collect::<Option<_>>()?;
     Some(match (target, name, texts.as_slice()) {
-        (Opaque::Authorizer(user), "path", [path]) => {
+        (Opaque::Authorizer(user, _), "path", [path]) => {
             opaque(Opaque::Path { user: user.clone(), path: (*path).to_owned() })
         }
-        (Opaque::Authorizer(user), "group", [group]) => {
+        (Opaque::Authorizer(user, _), "group", [group]) => {
             opaque(Opaque::Group { user: user.clone(), group: (*group).to_owned() })
         }
-        (Opaque::Authorizer(_), "serviceAccount", [namespace, name]) => {
-            opaque(Opaque::Authorizer(format!("system:serviceaccount:{namespace}:{name}")))
+        (Opaque::Authorizer(_, about), "serviceAccount", [namespace, name]) => {
+            opaque(Opaque::Authorizer(format!("system:serviceaccount:{namespace}:{name}"), about.clone()))
         }
         (Opaque::Group { user, group }, "resource", [resource]) => opaque(Opaque::Resource(Check {
             user: user.clone(),

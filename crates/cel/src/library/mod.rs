@@ -30,8 +30,8 @@ pub enum Opaque {
     Quantity(Quantity),
     Semver(kube::Semver),
     Format(&'static str),
-    /// The authorizer, for the request's own user ("") or for a service account.
-    Authorizer(String),
+    /// The authorizer, for the request's own user ("") or for a service account, and what the request is about.
+    Authorizer(String, Box<Check>),
     Path {
         user: String,
         path: String,
@@ -78,7 +78,7 @@ impl Opaque {
             Opaque::Quantity(_) => "kubernetes.Quantity",
             Opaque::Semver(_) => "kubernetes.Semver",
             Opaque::Format(_) => "kubernetes.NamedFormat",
-            Opaque::Authorizer(_) => "kubernetes.authorization.Authorizer",
+            Opaque::Authorizer(..) => "kubernetes.authorization.Authorizer",
             Opaque::Path { .. } => "kubernetes.authorization.PathCheck",
             Opaque::Group { .. } => "kubernetes.authorization.GroupCheck",
             Opaque::Resource(_) | Opaque::Question(_) => "kubernetes.authorization.ResourceCheck",

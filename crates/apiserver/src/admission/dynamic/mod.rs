@@ -8,16 +8,21 @@
 //! Their configuration itself is exempt, so that nobody can lock everybody out; so are kinds that are never stored.
 //! Without any configuration this costs a look at a few numbers.
 
+mod evaluation;
 mod live;
 mod rules;
 mod subject;
+mod vocabulary;
 
 use api::{Object, Status};
 
+pub(crate) use self::evaluation::{Condition, Evaluation, Facts, truth};
 pub(crate) use self::live::{GROUP, Live};
 pub(crate) use self::rules::Matcher;
 pub(crate) use self::subject::{Lens, Subject};
+pub(crate) use self::vocabulary::{Vocabulary, Wanted};
 use super::AdmissionContext;
+use super::policy::{MutatingPolicies, ValidatingPolicies};
 use super::webhook::Webhooks;
 use crate::registry::Registry;
 
@@ -48,12 +53,18 @@ impl Round {
 
 /// Webhooks and policies as they are now.
 pub(crate) struct Dynamic {
+    mutating: MutatingPolicies,
+    validating: ValidatingPolicies,
     webhooks: Webhooks,
 }
 
 impl Dynamic {
     pub(crate) fn new() -> Self {
-        Self { webhooks: Webhooks::new() }
+        Self {
+            mutating: MutatingPolicies::new(),
+            validating: ValidatingPolicies::new(),
+            webhooks: Webhooks::new(),
+        }
     }
 
     /// Whether a write of a row is reviewed at all.
@@ -86,7 +97,7 @@ impl Dynamic {
     }
 
     async fn mutates(&self, registry: &Registry) -> Result<bool, Status> {
-        self.webhooks.mutate_anything(registry).await
+        Ok(self.mutating.any(registry).await? || self.webhooks.mutate_anything(registry).await?)
     }
 
     async fn mutate_subject(
@@ -95,6 +106,7 @@ impl Dynamic {
         subject: &mut Subject<'_>,
         round: &mut Round,
     ) -> Result<(), Status> {
+        self.mutating.mutate(cx, subject, round).await?;
         self.webhooks.mutate(cx, subject, round).await
     }
 
@@ -124,10 +136,11 @@ impl Dynamic {
     }
 
     async fn validates(&self, registry: &Registry) -> Result<bool, Status> {
-        self.webhooks.validate_anything(registry).await
+        Ok(self.validating.any(registry).await? || self.webhooks.validate_anything(registry).await?)
     }
 
     async fn validate_subject(&self, cx: &AdmissionContext<'_>, subject: &Subject<'_>) -> Result<(), Status> {
+        self.validating.validate(cx, subject).await?;
         self.webhooks.validate(cx, subject).await
     }
 

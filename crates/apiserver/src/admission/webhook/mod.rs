@@ -12,8 +12,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
+pub(crate) use self::review::request_of;
 use super::AdmissionContext;
-use super::dynamic::{Live, Matcher, Round, Subject};
+use super::dynamic::{Condition, Evaluation, Facts, Live, Matcher, Round, Subject};
 use crate::callout::Webhook;
 use crate::registry::Registry;
 use crate::resource::Resource;
@@ -27,6 +28,7 @@ struct Hook {
     /// Configuration and name.
     key: String,
     matcher: Matcher,
+    conditions: Vec<Condition>,
     /// A webhook that does not answer refuses the request.
     closed: bool,
     /// May be called for a dry run.
@@ -46,6 +48,7 @@ impl Hook {
             name: text("name").to_owned(),
             key: format!("{configuration}/{}", text("name")),
             matcher: Matcher::of_webhook(hook),
+            conditions: Condition::all(&hook["matchConditions"], false),
             closed: text("failurePolicy") != "Ignore",
             harmless: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
             eager: text("reinvocationPolicy") == "IfNeeded",
@@ -153,7 +156,20 @@ impl Webhooks {
 impl Hook {
     /// The row in whose version the webhook wants to see the subject, if it wants to.
     async fn invocation(&self, subject: &Subject<'_>) -> Result<Option<Arc<Resource>>, Status> {
-        self.matcher.invocation(subject).await
+        let Some(row) = self.matcher.invocation(subject).await? else { return Ok(None) };
+        if self.conditions.is_empty() {
+            return Ok(Some(row));
+        }
+        let facts = Facts::of(subject, &row).await?;
+        let mut evaluation = Evaluation::new(subject, &[], cel::CONDITIONS_BUDGET);
+        match evaluation.fulfils(&facts, &self.conditions).await {
+            Ok(fulfilled) => Ok(Some(row).filter(|_| fulfilled)),
+            Err(_) if !self.closed => Ok(None),
+            Err(why) => {
+                let gvr = &subject.row.gvr;
+                Err(Status::forbidden(&gvr.group, &gvr.resource, &subject.name, &why))
+            }
+        }
     }
 
     /// What a failure means: nothing, or the refusal of the request.

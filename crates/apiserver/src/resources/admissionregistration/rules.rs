@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use api::{FieldError, FieldErrorKind, Object};
 
+use super::expressions;
 use crate::resources::check::{At, Errors};
 use crate::resources::{names, selectors};
 
@@ -48,7 +49,7 @@ fn webhook(hook: &At<'_>, e: &mut Errors) {
     selectors::validate(&hook.field("namespaceSelector"), e);
     selectors::validate(&hook.field("objectSelector"), e);
     client_config(&hook.field("clientConfig"), e);
-    match_conditions(&hook.field("matchConditions"), e);
+    match_conditions(&hook.field("matchConditions"), false, e);
     review_versions(&hook.field("admissionReviewVersions"), "v1, v1beta1", e);
 }
 
@@ -201,7 +202,8 @@ fn resources(list: &At<'_>, e: &mut Errors) {
     }
 }
 
-fn match_conditions(conditions: &At<'_>, e: &mut Errors) {
+fn match_conditions(conditions: &At<'_>, params: bool, e: &mut Errors) {
+    expressions::conditions(conditions, params, e);
     if conditions.len() > MOST_CONDITIONS {
         e.push(FieldError {
             field: conditions.path.clone(),
@@ -258,7 +260,7 @@ fn policy(spec: &At<'_>, e: &mut Errors) {
     } else {
         e.push(FieldError::required(&constraints.path, ""));
     }
-    match_conditions(&spec.field("matchConditions"), e);
+    match_conditions(&spec.field("matchConditions"), kind.is_set(), e);
     for variable in spec.field("variables").items() {
         let name = variable.field("name");
         if name.str().trim().is_empty() {
@@ -268,6 +270,7 @@ fn policy(spec: &At<'_>, e: &mut Errors) {
         }
         required_expression(&variable.field("expression"), "expression is not specified", e);
     }
+    expressions::policy(spec, cel::Type::Dyn, e);
 }
 
 fn is_identifier(name: &str) -> bool {
