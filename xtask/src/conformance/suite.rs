@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::keeper::Kept;
 use super::programs::Cache;
 
-/// Media type of the suite's requests. Its default is protobuf, which isn't complete here yet.
-pub(super) const CONTENT_TYPE: &str = "application/json";
+/// Media type of the requests of the suite: what it uses by itself.
+pub(super) const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
