@@ -162,6 +162,7 @@ fn choose(all: &[String], options: &Options, ledger: &Ledger) -> Result<Vec<Stri
     chosen.retain(|test| {
         options.area.as_deref().is_none_or(|wanted| report::area(test) == wanted)
             && (!options.verify || known.contains(test))
+            && (!options.unknown || !known.contains(test))
             && (!options.confirm || (last(test) == Some(State::Passed) && !known.contains(test)))
             && (!options.resume || last(test).is_none())
     });

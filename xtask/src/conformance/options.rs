@@ -15,6 +15,7 @@ which tests (default: all)
   --skip REGEX         names that don't match
   --resume             only what has no result on this commit yet
   --confirm            only what passed last on this commit and isn't known green yet
+  --not-known-green    only what isn't known green yet
   --verify-ledger      only what is known green; it must all pass
 how
   --parallel N         tests at a time (default 1); [Serial] and [Disruptive] ones run alone at the end
@@ -46,6 +47,8 @@ pub(super) struct Options {
     /// Only what passed last on this commit and isn't known green.
     pub(super) confirm: bool,
     pub(super) verify: bool,
+    /// Only what isn't known green.
+    pub(super) unknown: bool,
     pub(super) build_only: bool,
     /// What `cargo xtask ci` does.
     pub(super) fast: bool,
@@ -78,6 +81,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Options> {
             "--list" => options.list = true,
             "--resume" => options.resume = true,
             "--confirm" => options.confirm = true,
+            "--not-known-green" => options.unknown = true,
             "--verify-ledger" => options.verify = true,
             "--report" => options.report = true,
             "--update-images" => options.update_images = true,
