@@ -57,7 +57,8 @@ fn subresource(request: &ApiRequest) -> Option<&str> {
 
 /// Refuses what no rule allows.
 async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) -> Result<(), Status> {
-    let pinned = pinned_name(request);
+    let only = pinned(request, "metadata.name");
+    let of_node = pinned(request, "spec.nodeName");
     let mut attributes = Attributes { verb: request.verb.as_str(), ..Attributes::default() };
     match &request.target {
         Target::Path(path) => attributes.path = path,
@@ -65,11 +66,12 @@ async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) ->
             attributes.group = &gvr.group;
             attributes.resource = &gvr.resource;
             attributes.subresource = subresource.as_deref().unwrap_or_default();
-            attributes.name = name.as_deref().or(pinned.as_deref()).unwrap_or_default();
+            attributes.name = name.as_deref().or(only.as_deref()).unwrap_or_default();
             // A namespace itself is addressed within itself, as far as roles are concerned.
             let own = gvr.group.is_empty() && gvr.resource == "namespaces";
             let of_namespace = if own { name.as_deref() } else { namespace.as_deref() };
             attributes.namespace = of_namespace.unwrap_or_default();
+            attributes.of_node = of_node.as_deref().unwrap_or_default();
         }
     }
     check(server, user, &attributes).await?;
@@ -93,14 +95,14 @@ pub(crate) async fn check(
     }
 }
 
-/// The one object that a field selector `metadata.name=…` leaves of a collection.
-fn pinned_name(request: &ApiRequest) -> Option<String> {
+/// The one value of a field that a field selector leaves of a collection.
+fn pinned(request: &ApiRequest, field: &str) -> Option<String> {
     if !matches!(request.verb, Verb::List | Verb::Watch | Verb::DeleteCollection) {
         return None;
     }
     let fields = codec::field_selector(request.options.field_selector.as_deref()?).ok()?;
     let selection = crate::stored::Selection { fields, ..Default::default() };
-    selection.name().map(str::to_owned)
+    selection.pinned(field).map(str::to_owned)
 }
 
 /// Acting as somebody else needs the verb `impersonate` on each part of that identity.

@@ -261,9 +261,9 @@ impl Selection {
             })
     }
 
-    /// The name that `metadata.name=x` pins down, if any.
-    pub(crate) fn name(&self) -> Option<&str> {
-        let term = self.fields.terms.iter().find(|(path, _, equal)| path == "metadata.name" && *equal)?;
+    /// The one value that `field=x` leaves of a field, if any.
+    pub(crate) fn pinned(&self, field: &str) -> Option<&str> {
+        let term = self.fields.terms.iter().find(|(path, _, equal)| path == field && *equal)?;
         Some(&term.1)
     }
 }

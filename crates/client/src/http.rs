@@ -24,6 +24,7 @@ use crate::query;
 
 /// A connection that does not answer a ping within this time is dropped.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Who a client is.
@@ -109,9 +110,13 @@ impl HttpTransport {
     }
 
     async fn connect(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
-        let tcp = TcpStream::connect(self.authority.as_str()).await?;
-        tcp.set_nodelay(true)?;
-        let tls = self.connector.connect(self.server_name.clone(), tcp).await?;
+        // Without a limit, an attempt made while the wire is cut goes on for minutes after it is mended.
+        let connect = async {
+            let tcp = TcpStream::connect(self.authority.as_str()).await?;
+            tcp.set_nodelay(true)?;
+            self.connector.connect(self.server_name.clone(), tcp).await
+        };
+        let tls = tokio::time::timeout(CONNECT_TIMEOUT, connect).await??;
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)

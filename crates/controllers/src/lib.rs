@@ -47,6 +47,7 @@ use tokio::sync::watch;
 pub struct ControllersConfig {
     /// Certificates that clients in pods trust, PEM.
     pub root_ca_pem: String,
+    pub node_grace: node_lifecycle::Grace,
 }
 
 /// Runs all controllers until `stop` turns true.
@@ -59,7 +60,7 @@ pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receive
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
         Arc::new(cronjob::CronJobController),
-        Arc::new(node_lifecycle::NodeLifecycleController),
+        Arc::new(node_lifecycle::NodeLifecycleController { grace: config.node_grace }),
         Arc::new(taint_eviction::TaintEvictionController),
         Arc::new(pod_gc::PodGcController),
         Arc::new(disruption::DisruptionController),

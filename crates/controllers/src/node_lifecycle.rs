@@ -21,10 +21,21 @@ use crate::pod::Pod;
 use crate::workload::{event, whole_seconds};
 
 const LEASES: &str = "kube-node-lease";
-/// Age of a lease at which its node counts as lost (Kubernetes' `node-monitor-grace-period` was 40 s for long).
-const GRACE: Duration = Duration::from_secs(40);
-/// A node that never reported is given longer.
-const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// How long a node may be silent before it counts as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// Age of the lease (Kubernetes' `node-monitor-grace-period`).
+    pub monitor: Duration,
+    /// For a node that never reported (Kubernetes' `node-startup-grace-period`).
+    pub startup: Duration,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self { monitor: Duration::from_secs(40), startup: Duration::from_secs(60) }
+    }
+}
+
 /// Conditions that a node reports itself and that become Unknown with it.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -39,7 +50,10 @@ const PRESSURES: [(&str, &str); 4] = [
     ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
 ];
 
-pub struct NodeLifecycleController;
+#[derive(Default)]
+pub struct NodeLifecycleController {
+    pub grace: Grace,
+}
 
 impl Controller for NodeLifecycleController {
     fn name(&self) -> &'static str {
@@ -60,7 +74,7 @@ impl Controller for NodeLifecycleController {
     fn plan(&self, key: &ObjectKey, view: &View, now: Timestamp) -> Plan {
         let Some(node) = view.get::<Node>(key).filter(|node| !node.deleting) else { return Plan::nothing() };
         let lease = view.get::<Lease>(&ObjectKey::new(LEASES, &key.name));
-        let (seen, grace) = last_seen(&node, lease.as_deref());
+        let (seen, grace) = last_seen(&node, lease.as_deref(), self.grace);
         let age = u64::try_from(now.as_millisecond() - seen.as_millisecond()).unwrap_or(0);
         let left = grace.saturating_sub(Duration::from_millis(age));
         if !left.is_zero() {
@@ -86,14 +100,18 @@ impl Controller for NodeLifecycleController {
 }
 
 /// When a node was last heard of, and how long it may be silent.
-fn last_seen(node: &Cached<Node>, lease: Option<&Cached<Lease>>) -> (Timestamp, Duration) {
+fn last_seen(
+    node: &Cached<Node>,
+    lease: Option<&Cached<Lease>>,
+    grace: Grace,
+) -> (Timestamp, Duration) {
     let renewed = lease.and_then(|lease| lease.object.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
     let ready = node.object.status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let heartbeat =
         ready.filter(|ready| ready.status != "Unknown").and_then(|ready| ready.last_heartbeat_time);
     match renewed.max(heartbeat) {
-        Some(seen) => (seen, GRACE),
-        None => (node.object.metadata.creation_timestamp.unwrap_or(Timestamp::UNIX_EPOCH), STARTUP_GRACE),
+        Some(seen) => (seen, grace.monitor),
+        None => (node.object.metadata.creation_timestamp.unwrap_or(Timestamp::UNIX_EPOCH), grace.startup),
     }
 }
 
@@ -226,7 +244,7 @@ mod tests {
             .with_objects::<Lease>(&[lease])
             .with_objects::<Pod>(&[pod]);
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
-        let plan = NodeLifecycleController.plan(&ObjectKey::new("", "n1"), &view, now);
+        let plan = NodeLifecycleController::default().plan(&ObjectKey::new("", "n1"), &view, now);
         expected.assert_eq(&brief(&plan));
     }
 

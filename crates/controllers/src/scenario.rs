@@ -57,7 +57,7 @@ impl Cluster {
             server.serve(gvr(name), kind, namespaced);
         }
         let (stop, stopped) = watch::channel(false);
-        let config = crate::ControllersConfig { root_ca_pem: "PEM".into() };
+        let config = crate::ControllersConfig { root_ca_pem: "PEM".into(), ..Default::default() };
         client::spawn(crate::run(server.client(), config, stopped));
         let cluster = Self { server, _stop: stop };
         cluster.create("namespaces", json!({"metadata": {"name": "default"}})).await;

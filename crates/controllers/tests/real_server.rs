@@ -109,7 +109,7 @@ impl Cluster {
             Client::new(Arc::new(Local(server.clone(), user)), "test")
         };
         let (stop, stopped) = watch::channel(false);
-        let config = controllers::ControllersConfig { root_ca_pem: "PEM".into() };
+        let config = controllers::ControllersConfig { root_ca_pem: "PEM".into(), ..Default::default() };
         let manager = client("system:kube-controller-manager", "system:authenticated");
         client::spawn(controllers::run(manager, config, stopped));
         let cluster = Self { admin: client("admin", "system:masters"), _dir: dir, _stop: stop };

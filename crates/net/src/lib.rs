@@ -22,4 +22,4 @@ pub mod routes;
 mod sysctl;
 
 pub use netlink::NetlinkError;
-pub use pod_net::{PodNet, PodNetConfig, PodNetError, down, gateway_of, parse_cidr};
+pub use pod_net::{PodMtu, PodNet, PodNetConfig, PodNetError, down, gateway_of, parse_cidr};

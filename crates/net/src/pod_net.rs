@@ -33,15 +33,14 @@ use crate::{nft, sysctl};
 
 mod config;
 
-pub use config::{PodNetConfig, gateway_of, parse_cidr};
-pub(crate) use config::{gateway_link, table_name};
+pub use config::{PodMtu, PodNetConfig, gateway_of, parse_cidr};
+pub(crate) use config::{DEFAULT_MTU, gateway_link, link_prefix, table_name, tunnel_link};
 
-use config::{cidr_file, lease_dir, link_group, link_prefix, macs, network_of, sysctl_dir};
+use config::{cidr_file, lease_dir, link_group, macs, network_of, sysctl_dir};
 
 /// What pods use as their default gateway; every pod's link has its own.
 const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const POD_INTERFACE: &str = "eth0";
-const DEFAULT_MTU: u32 = 1500;
 
 /// Why the pod network could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +219,7 @@ impl Inner {
     }
 
     fn mtu(&self) -> u32 {
-        self.config.mtu.unwrap_or(DEFAULT_MTU)
+        self.config.mtu.get()
     }
 
     /// Runs until the last [`PodNet`] is dropped. Whatever has gathered meanwhile is removed together.
@@ -252,7 +251,8 @@ impl Inner {
         let socket = Socket::route().step("open a netlink socket")?;
         let prefix = link_prefix(&self.config.instance);
         for link in socket.links().step("list links")? {
-            let ours = link.name.starts_with(&prefix) && link.index != self.gateway_index;
+            let fixed = link.index == self.gateway_index || link.name == tunnel_link(&self.config.instance);
+            let ours = link.name.starts_with(&prefix) && !fixed;
             if !ours || wanted.contains(&link.name) {
                 continue;
             }

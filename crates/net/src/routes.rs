@@ -1,49 +1,98 @@
-//! Routes to the pods of other nodes, through the nodes' own addresses ("host gateway").
+//! The way to the pods of other nodes: through the nodes' own addresses ("host gateway") in one segment, wrapped in
+//! VXLAN across segments.
 //!
 //! ```text
-//!   Nodes ─▶ wanted_routes(nodes, own name): pod network ─▶ node address ─▶ rtnetlink, only what differs
+//!   Nodes ─▶ peers: pod network ─▶ node address ─┐
+//!   kernel: is the address a neighbour? ─────────┴▶ ways(): Neighbour | Tunnel ─▶ kernel: only what differs
+//!                                                                                 (routes, and for tunnels who is where)
 //! ```
 //!
-//! A node that is not in the same segment cannot be reached so; the kernel refuses the route, which is logged, and
-//! its pods stay unreachable from here. What is installed is noted in a file, for the next start and for [`crate::down`].
+//! Everything that a tunnel needs to know of another node follows from its Node object: the MAC address of its end is
+//! made from its pod network. Looked at again whenever a Node, or a link, address or route of this machine changes, so
+//! that a wire that was cut and mended works again. What is installed is noted in a file, for the next start and for
+//! [`crate::down`].
+
+mod kernel;
+mod note;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use client::{Client, Informer, Scope};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 
-use crate::netlink::route::Via;
-use crate::netlink::{NetlinkError, Socket};
-use crate::pod_net::parse_cidr;
+use crate::pod_net::{PodMtu, parse_cidr};
 
-/// A refused route is tried again after this time: the link it needs may come up.
+pub(crate) use note::remove;
+
+/// A refused change is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
 type Network = (Ipv4Addr, u8);
-type Routes = BTreeMap<Network, Ipv4Addr>;
+/// Pod networks of other nodes and the nodes' own addresses.
+type Peers = BTreeMap<Network, Ipv4Addr>;
+type Routes = BTreeMap<Network, (Ipv4Addr, Way)>;
+
+/// How packets get to the pods of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Routed: the node's address is in a segment that this machine is in too.
+    Neighbour,
+    /// Wrapped in packets from node to node.
+    Tunnel,
+}
+
+/// Which ways are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// Routes to neighbours, tunnels to all others.
+    #[default]
+    Auto,
+    HostGateway,
+    Vxlan,
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Backend::Auto),
+            "host-gw" => Ok(Backend::HostGateway),
+            "vxlan" => Ok(Backend::Vxlan),
+            other => Err(format!("{other:?} is none of auto, host-gw, vxlan")),
+        }
+    }
+}
 
 /// What the routes of a node need to know.
 #[derive(Clone, Debug)]
 pub struct RoutesConfig {
     pub node_name: String,
+    /// This node's own address, where the others send tunnelled packets.
+    pub node_ip: IpAddr,
+    /// The same tag as the pod network's.
+    pub instance: String,
     /// The pod network's state directory.
     pub state_dir: PathBuf,
+    /// This node's pods.
+    pub pod_cidr: Network,
     /// Only networks inside this one are routed.
     pub cluster_cidr: Network,
+    pub backend: Backend,
+    /// Tells the tunnels of several clusters on the same machines apart (24 bits); the same on all nodes.
+    pub cluster_tag: u32,
+    /// Learns the size of packet that fits all ways.
+    pub mtu: PodMtu,
 }
 
-/// The routes that a node should have: one to the pod network of each other node.
-pub fn wanted_routes<'a>(
-    nodes: impl Iterator<Item = &'a Node>,
-    own_name: &str,
-    cluster_cidr: Network,
-) -> Routes {
-    let mut routes = Routes::new();
+/// The other nodes that have a pod network inside the cluster's, and an address outside.
+fn peers<'a>(nodes: impl Iterator<Item = &'a Node>, own_name: &str, cluster_cidr: Network) -> Peers {
+    let mut peers = Peers::new();
     for node in nodes.filter(|node| node.metadata.name.as_deref() != Some(own_name)) {
         let network = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()).and_then(parse_cidr);
         let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
@@ -54,10 +103,25 @@ pub fn wanted_routes<'a>(
             && contains(cluster_cidr, network.0)
             && !contains(cluster_cidr, address)
         {
-            routes.insert(network, address);
+            peers.insert(network, address);
         }
     }
-    routes
+    peers
+}
+
+/// How each peer is to be reached. `near` tells whether an address is a neighbour's; `None` while the machine has no
+/// way to it at all: then what was before stays.
+fn ways(peers: &Peers, backend: Backend, before: &Routes, near: impl Fn(Ipv4Addr) -> Option<bool>) -> Routes {
+    let way = |network: &Network, address: Ipv4Addr| match backend {
+        Backend::HostGateway => Way::Neighbour,
+        Backend::Vxlan => Way::Tunnel,
+        Backend::Auto => match near(address) {
+            Some(true) => Way::Neighbour,
+            Some(false) => Way::Tunnel,
+            None => before.get(network).map_or(Way::Tunnel, |(_, way)| *way),
+        },
+    };
+    peers.iter().map(|(network, address)| (*network, (*address, way(network, *address)))).collect()
 }
 
 fn contains((network, prefix): Network, address: Ipv4Addr) -> bool {
@@ -65,17 +129,26 @@ fn contains((network, prefix): Network, address: Ipv4Addr) -> bool {
     u32::from(network).checked_shr(shift) == u32::from(address).checked_shr(shift)
 }
 
+/// Sets the size of packet for pods before the first one starts: that of the link with the node's address, less what
+/// tunnels need if there were any when the node ran last.
+pub async fn measure(config: &RoutesConfig) {
+    let config = config.clone();
+    let measured = tokio::task::spawn_blocking(move || {
+        let tunnels = note::read(&config.state_dir).unwrap_or_default();
+        let tunnels = config.backend == Backend::Vxlan || tunnels.values().any(|(_, w)| *w == Way::Tunnel);
+        kernel::measure(&config, tunnels)
+    });
+    if !matches!(measured.await, Ok(Ok(()))) {
+        tracing::warn!("the node's link could not be measured: pods use packets of 1500 bytes");
+    }
+}
+
 /// Runs until `stop` turns true. The routes stay in the kernel, so that pods go on talking while the agent restarts.
 pub async fn run(client: Client, config: RoutesConfig, mut stop: watch::Receiver<bool>) {
     let nodes = Informer::<Node>::start(&client, Scope::default());
     let mut changes = nodes.subscribe();
-    let mut installed = match read(&config.state_dir) {
-        Ok(routes) => routes,
-        Err(error) => {
-            tracing::warn!(%error, "the note of the routes to other nodes cannot be read");
-            Routes::new()
-        }
-    };
+    let mut listener = kernel::Listener::open(&config);
+    let mut state = Some(kernel::State::read(&config));
     tokio::select! {
         () = nodes.synced() => {}
         _ = stop.wait_for(|stop| *stop) => return,
@@ -83,12 +156,18 @@ pub async fn run(client: Client, config: RoutesConfig, mut stop: watch::Receiver
     loop {
         while changes.try_recv().is_ok() {}
         let all = nodes.list();
-        let wanted = wanted_routes(all.iter().map(|c| &c.object), &config.node_name, config.cluster_cidr);
-        let complete = wanted == installed || {
-            let (dir, before, after) = (config.state_dir.clone(), installed.clone(), wanted.clone());
-            let changed = tokio::task::spawn_blocking(move || change(&dir, before, &after)).await;
-            installed = changed.unwrap_or_default();
-            installed == wanted
+        let peers = peers(all.iter().map(|c| &c.object), &config.node_name, config.cluster_cidr);
+        let (mut work, own) = (state.take().unwrap_or_else(|| kernel::State::read(&config)), config.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let complete = work.reconcile(&own, &peers);
+            (work, complete)
+        });
+        let complete = match done.await {
+            Ok((work, complete)) => {
+                state = Some(work);
+                complete
+            }
+            Err(_) => false,
         };
         let retry = async {
             if complete {
@@ -98,78 +177,11 @@ pub async fn run(client: Client, config: RoutesConfig, mut stop: watch::Receiver
         };
         tokio::select! {
             change = changes.recv() => if change.is_none() { return },
+            () = listener.changed() => {}
             () = retry => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
-}
-
-/// Changes the kernel's routes and returns what is installed now.
-fn change(state_dir: &Path, mut installed: Routes, wanted: &Routes) -> Routes {
-    let socket = match Socket::route() {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(%error, "no netlink socket: routes to other nodes stay as they are");
-            return installed;
-        }
-    };
-    // Noted before it is done: `down` finds every route, also after a crash in between.
-    let both: Routes = installed.iter().chain(wanted).map(|(n, a)| (*n, *a)).collect();
-    if let Err(error) = write(state_dir, &both) {
-        tracing::warn!(%error, "the routes to other nodes cannot be noted and stay as they are");
-        return installed;
-    }
-    for network in installed.keys().copied().collect::<Vec<_>>() {
-        if !wanted.contains_key(&network) {
-            match socket.delete_route(network, &Via::Any) {
-                Ok(()) => drop(installed.remove(&network)),
-                Err(error) => tracing::warn!(?network, %error, "route to another node's pods not deleted"),
-            }
-        }
-    }
-    for (network, gateway) in wanted {
-        if installed.get(network) == Some(gateway) {
-            continue;
-        }
-        match socket.set_route(*network, &Via::Neighbour { gateway: *gateway }) {
-            Ok(()) => drop(installed.insert(*network, *gateway)),
-            Err(error) => {
-                tracing::warn!(?network, %gateway, %error, "the pods of another node cannot be reached: no route to the node's segment");
-            }
-        }
-    }
-    if let Err(error) = write(state_dir, &installed) {
-        tracing::warn!(%error, "the routes to other nodes cannot be noted");
-    }
-    installed
-}
-
-/// Deletes the routes that were noted; one that is gone is fine.
-pub(crate) fn remove(socket: &Socket, state_dir: &Path) -> Result<(), NetlinkError> {
-    let noted = read(state_dir).unwrap_or_default();
-    noted.keys().try_for_each(|network| socket.delete_route(*network, &Via::Any))
-}
-
-fn file(state_dir: &Path) -> PathBuf {
-    state_dir.join("node-routes")
-}
-
-fn read(state_dir: &Path) -> io::Result<Routes> {
-    let text = match std::fs::read_to_string(file(state_dir)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Routes::new()),
-        other => other?,
-    };
-    let line = |line: &str| {
-        let (network, gateway) = line.split_once(' ')?;
-        Some((parse_cidr(network)?, gateway.parse().ok()?))
-    };
-    Ok(text.lines().filter_map(line).collect())
-}
-
-fn write(state_dir: &Path, routes: &Routes) -> io::Result<()> {
-    let line =
-        |((network, prefix), gateway): (&Network, &Ipv4Addr)| format!("{network}/{prefix} {gateway}\n");
-    std::fs::write(file(state_dir), routes.iter().map(line).collect::<String>())
 }
 
 #[cfg(test)]
@@ -178,8 +190,14 @@ mod tests {
 
     use super::*;
 
+    const CLUSTER: Network = (Ipv4Addr::new(10, 244, 0, 0), 16);
+
+    fn network(number: u8) -> Network {
+        (Ipv4Addr::new(10, 244, number, 0), 24)
+    }
+
     #[test]
-    fn each_other_node_with_a_network_and_an_address_has_a_route() {
+    fn each_other_node_with_a_network_and_an_address_is_a_peer() {
         let node = |name: &str, cidr: &str, address: &str| -> Node {
             serde_json::from_value(json!({
                 "metadata": {"name": name}, "spec": {"podCIDR": cidr},
@@ -195,17 +213,31 @@ mod tests {
             node("only-pod-network", "10.244.4.0/24", "10.244.4.1"),
             Node::default(),
         ];
-        let routes = wanted_routes(nodes.iter(), "own", (Ipv4Addr::new(10, 244, 0, 0), 16));
-        let expected = ((Ipv4Addr::new(10, 244, 1, 0), 24), Ipv4Addr::new(192, 168, 0, 2));
-        assert_eq!(routes, Routes::from([expected]));
+        let found = peers(nodes.iter(), "own", CLUSTER);
+        assert_eq!(found, Peers::from([(network(1), Ipv4Addr::new(192, 168, 0, 2))]));
     }
 
     #[test]
-    fn the_note_is_read_as_it_was_written() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Routes::new());
-        let routes = Routes::from([((Ipv4Addr::new(10, 244, 1, 0), 24), Ipv4Addr::new(192, 168, 0, 2))]);
-        write(dir.path(), &routes).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), routes);
+    fn neighbours_are_routed_and_the_others_tunnelled_unless_one_way_is_forced() {
+        let address = |last| Ipv4Addr::new(192, 168, 0, last);
+        let peers: Peers = (1..=4).map(|n| (network(n), address(n))).collect();
+        // 1 is near, 2 is not, 3 and 4 can't be told at the moment
+        let near = |a: Ipv4Addr| [None, Some(true), Some(false), None, None][usize::from(a.octets()[3])];
+        let before = Routes::from([(network(3), (address(3), Way::Neighbour))]);
+        let of = |backend| ways(&peers, backend, &before, near).values().map(|(_, w)| *w).collect::<Vec<_>>();
+        use Way::{Neighbour, Tunnel};
+        assert_eq!(of(Backend::Auto), [Neighbour, Tunnel, Neighbour, Tunnel]);
+        assert_eq!(of(Backend::HostGateway), [Neighbour; 4]);
+        assert_eq!(of(Backend::Vxlan), [Tunnel; 4]);
+    }
+
+    #[test]
+    fn backends_have_their_usual_names() {
+        for (text, backend) in
+            [("auto", Backend::Auto), ("host-gw", Backend::HostGateway), ("vxlan", Backend::Vxlan)]
+        {
+            assert_eq!(text.parse(), Ok(backend));
+        }
+        assert!("ipip".parse::<Backend>().is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use api::ObjectKey;
 use net::proxy::{Backend, Frontend, Protocol, Table, Target};
-use net::{PodNet, PodNetConfig};
+use net::{PodMtu, PodNet, PodNetConfig};
 use world::{Pod, ask, ask_udp, at, in_new_node, root, serve_here};
 
 const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
@@ -24,7 +24,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn open(dir: &Path, instance: &str, pod_cidr: (Ipv4Addr, u8)) -> PodNet {
-    let config = PodNetConfig { state_dir: dir.to_owned(), pod_cidr, instance: instance.into(), mtu: None };
+    let config = PodNetConfig { state_dir: dir.to_owned(), pod_cidr, instance: instance.into(), mtu: PodMtu::default() };
     PodNet::open(config).await.unwrap()
 }
 

@@ -13,7 +13,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use net::dns::DnsConfig;
 use net::proxy::ProxyConfig;
-use net::{PodNet, PodNetConfig};
+use net::{PodMtu, PodNet, PodNetConfig};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -46,7 +46,7 @@ impl Node {
             state_dir: dir.path().join("net"),
             pod_cidr: POD_CIDR,
             instance: "svc".into(),
-            mtu: None,
+            mtu: PodMtu::default(),
         };
         let (net, pods) = runtime.block_on(async {
             let net = PodNet::open(config).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the agent must be told; the rest it finds out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct NodeConfig {
     pub labels: Vec<(String, String)>,
     /// Process limit of a pod.
     pub pod_pids_limit: Option<i64>,
+    /// How long the node's lease is good; it is renewed after a quarter of that.
+    pub lease_duration: Duration,
     /// Name servers and search domains of the host.
     pub host_resolv_conf: PathBuf,
 }
@@ -40,6 +43,7 @@ impl NodeConfig {
             pod_cidr: None,
             labels: Vec::new(),
             pod_pids_limit: None,
+            lease_duration: Duration::from_secs(40),
             host_resolv_conf: "/etc/resolv.conf".into(),
         }
     }

@@ -18,9 +18,8 @@ use crate::worker::Shared;
 const KUBELET_VERSION: &str = "v1.37.0";
 /// Where the node's own server listens (Kubernetes, "Ports and Protocols").
 pub const SERVER_PORT: u16 = 10250;
-/// Lease life and how often it is renewed.
-const LEASE_SECONDS: i32 = 40;
-const RENEW: Duration = Duration::from_secs(10);
+/// A lease is renewed after this part of its life.
+const RENEWALS: u32 = 4;
 /// An unchanged status is written again this often.
 const REPORT: Duration = Duration::from_secs(300);
 
@@ -217,6 +216,7 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) {
     let machine = machine(&shared.config);
     let mut registered = false;
     let mut next_report = Duration::ZERO;
+    let mut renewed = None;
     loop {
         let now = shared.clock.monotonic();
         if !registered || now >= next_report {
@@ -231,10 +231,23 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) {
                 Err(error) => tracing::warn!(%error, "cannot report the node"),
             }
         }
-        if registered && let Err(error) = renew(shared).await {
-            tracing::warn!(%error, "cannot renew the node's lease");
+        let between = shared.config.lease_duration / RENEWALS;
+        if registered {
+            match renew(shared).await {
+                Ok(()) => {
+                    let now = shared.clock.monotonic();
+                    let late = renewed.is_some_and(|before| now.saturating_sub(before) > 2 * between);
+                    renewed = Some(now);
+                    // Who was silent may have been given up: only a report says that the node is well again.
+                    if late {
+                        next_report = Duration::ZERO;
+                        continue;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot renew the node's lease"),
+            }
         }
-        let wait = if registered { RENEW } else { Duration::from_secs(1) };
+        let wait = if registered { between } else { Duration::from_secs(1) };
         tokio::select! {
             () = shared.clock.sleep(wait) => {}
             () = crate::agent::stopped(&mut stop) => return,
@@ -249,8 +262,8 @@ async fn renew(shared: &Shared) -> Result<(), Status> {
     let key = ObjectKey::new("kube-node-lease", name.clone());
     let now = Timestamp::from_microsecond(shared.clock.now().as_microsecond()).unwrap_or_default();
     let renew_time = format!("{now:.6}");
-    let spec =
-        json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": renew_time});
+    let seconds = shared.config.lease_duration.as_secs().max(1);
+    let spec = json!({"holderIdentity": name, "leaseDurationSeconds": seconds, "renewTime": renew_time});
     let options = RequestOptions::default();
     let patch = json!({"spec": spec});
     match shared.client.patch(&leases, &key, None, PatchType::Merge, &patch, options).await {

@@ -40,7 +40,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// When the machine can't join or a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     host::check_node()?;
-    let name = args.node_name.clone().map_or_else(config::default_node_name, config::node_name)?;
+    let name = args.node.node_name.clone().map_or_else(config::default_node_name, config::node_name)?;
     let paths = Paths::create(&args.data_dir)?;
     // One Podium at a time on a data directory, also against `podium down`.
     let _lock = match RealDisk::open(&paths.store()) {
@@ -140,7 +140,7 @@ async fn start(
         tasks.spawn(renewal.run(cert_pem, stop.clone()));
     }
     let clients = NodeClients { agent: client.clone(), proxy: client.clone(), dns: client.clone() };
-    let setup = NodeSetup { paths, name, ip, pod_cidr, clients };
+    let setup = NodeSetup { paths, name, ip, pod_cidr, ca_pem: &ca_pem, args: &args.node, clients };
     let node = NodePart::start(setup, &mut progress, stop.clone()).await?;
     let streams = Arc::clone(&node.agent);
     tasks.spawn(async move {

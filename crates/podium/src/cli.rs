@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -57,15 +59,60 @@ pub(crate) struct ServerArgs {
     /// Apply the manifests in a file or folder once the cluster is ready (may be repeated)
     #[arg(long, value_name = "PATH")]
     pub(crate) apply: Vec<PathBuf>,
+    /// How long a node may be silent before it counts as lost
+    #[arg(long, value_name = "TIME", default_value = "40s")]
+    pub(crate) node_monitor_grace_period: Period,
+    /// The same for a node that has never reported
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(crate) node_startup_grace_period: Period,
+}
+
+/// A time as Kubernetes' flags write it: `40s`, `1m30s`, `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period(pub(crate) Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+        let malformed = || format!("{text:?} is no time like 40s, 1m30s or 500ms");
+        let (mut rest, mut milliseconds) = (text, 0u64);
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
+            let (number, unit) = rest.split_at(digits);
+            let (name, factor) =
+                UNITS.iter().find(|(name, _)| unit.starts_with(name)).ok_or_else(malformed)?;
+            let number: u64 = number.parse().map_err(|_| malformed())?;
+            let part = number.checked_mul(*factor).ok_or_else(malformed)?;
+            milliseconds = milliseconds.checked_add(part).ok_or_else(malformed)?;
+            rest = &unit[name.len()..];
+        }
+        if text.is_empty() { Err(malformed()) } else { Ok(Self(Duration::from_millis(milliseconds))) }
+    }
 }
 
 #[derive(Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// What both commands that start a node know.
+#[derive(Args, Clone)]
+pub(crate) struct NodeArgs {
     /// Name of this machine's Node (default: the host name)
     #[arg(long, value_name = "N")]
     pub(crate) node_name: Option<String>,
+    /// How packets get to the pods of other nodes: host-gw (routes; nodes in one segment), vxlan, or auto, which
+    /// decides for each pair of nodes
+    #[arg(long, value_name = "auto|host-gw|vxlan", default_value = "auto")]
+    pub(crate) network_backend: net::routes::Backend,
+    /// How long the node's lease is good; it is renewed after a quarter of that
+    #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) node_lease_duration_seconds: u16,
 }
 
 #[derive(Args)]
@@ -79,9 +126,8 @@ pub(crate) struct AgentArgs {
     /// Where the node's data lives
     #[arg(long, value_name = "DIR", default_value = "/var/lib/podium")]
     pub(crate) data_dir: PathBuf,
-    /// Name of this machine's Node (default: the host name)
-    #[arg(long, value_name = "N")]
-    pub(crate) node_name: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
     /// Address of this machine for the other nodes (default: that of its route to the server)
     #[arg(long, value_name = "IP")]
     pub(crate) node_ip: Option<IpAddr>,
@@ -110,7 +156,7 @@ pub(crate) fn run() -> ExitCode {
         }
         Command::Up(args) => {
             init_logging();
-            up::run(&args.server, up::Role::ServerAndNode { node_name: args.node_name })
+            up::run(&args.server, up::Role::ServerAndNode(args.node))
         }
         Command::Server(args) => {
             init_logging();
@@ -178,4 +224,36 @@ pub(crate) fn outln(line: &str) {
 pub(crate) fn errln(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_in_kubernetes() {
+        for (text, milliseconds) in
+            [("40s", 40_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000), ("0s", 0)]
+        {
+            assert_eq!(text.parse(), Ok(Period(Duration::from_millis(milliseconds))), "{text}");
+        }
+        for wrong in ["", "40", "s", "4x", "-1s", "99999999999999999999s", "999999999999999999h"] {
+            assert!(wrong.parse::<Period>().is_err(), "{wrong}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_in_kubernetes() {
+        for (text, milliseconds) in [("40s", 40_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Period(Duration::from_millis(milliseconds))), "{text}");
+        }
+        for wrong in ["", "40", "s", "4x", "-1s", "99999999999999999999s", "999999999999999999h"] {
+            assert!(wrong.parse::<Period>().is_err(), "{wrong}");
+        }
+    }
 }

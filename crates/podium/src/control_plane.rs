@@ -18,6 +18,7 @@ use crate::adapters::local;
 use crate::adapters::remote::RemoteNodes;
 use crate::bootstrap::pki::{Credential, Pki};
 use crate::bootstrap::{API_SERVER_TO_NODES, signer};
+use crate::cli::ServerArgs;
 use crate::cluster_dns;
 use crate::config::{self, Paths};
 use crate::progress::Progress;
@@ -40,7 +41,7 @@ impl ControlPlane {
     pub(crate) async fn start(
         paths: &Paths,
         pki: &Pki,
-        listen: SocketAddr,
+        args: &ServerArgs,
         node_ip: IpAddr,
         progress: &mut Progress,
         stop: watch::Receiver<bool>,
@@ -50,7 +51,7 @@ impl ControlPlane {
         progress.ready("store", &paths.data.display().to_string());
 
         let listener =
-            TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+            TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let gateway = Arc::new(Nodes::default());
         let server = open_server(&store, pki, address, node_ip, &gateway).await?;
@@ -69,7 +70,13 @@ impl ControlPlane {
 
         let mut control = Self { address, gateway, server, store, tasks };
         let client = control.client("system:kube-controller-manager", &[]);
-        let config = controllers::ControllersConfig { root_ca_pem: pki.ca_pem.clone() };
+        let config = controllers::ControllersConfig {
+            root_ca_pem: pki.ca_pem.clone(),
+            node_grace: controllers::node_lifecycle::Grace {
+                monitor: args.node_monitor_grace_period.0,
+                startup: args.node_startup_grace_period.0,
+            },
+        };
         control.tasks.spawn(controllers::run(client, config, stop.clone()));
         progress.ready("controllers", "");
         let nodes = control.client("kubernetes-admin", &["system:masters"]);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api::{EventKind, GroupVersionResource, RequestOptions};
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::adapters::{network::Network, runtime::Containers};
+use crate::bootstrap::join;
+use crate::cli::NodeArgs;
 use crate::config::{self, Paths};
 use crate::progress::Progress;
 use crate::toolbox;
@@ -28,6 +31,9 @@ pub(crate) struct NodeSetup<'a> {
     pub(crate) name: &'a str,
     pub(crate) ip: IpAddr,
     pub(crate) pod_cidr: (Ipv4Addr, u8),
+    /// The cluster's authority: what tells this cluster from others.
+    pub(crate) ca_pem: &'a str,
+    pub(crate) args: &'a NodeArgs,
     pub(crate) clients: NodeClients,
 }
 
@@ -61,11 +67,13 @@ impl NodePart {
         engine.ensure_builtin_image(TOOLBOX_IMAGE, layout).await.context("cannot pack the toolbox image")?;
         progress.ready("runtime", &paths.run().display().to_string());
 
+        let routes = routes_config(&setup);
+        net::routes::measure(&routes).await;
         let pod_net = PodNet::open(net::PodNetConfig {
             state_dir: paths.network(),
             pod_cidr: setup.pod_cidr,
             instance: paths.instance.clone(),
-            mtu: None,
+            mtu: routes.mtu.clone(),
         })
         .await
         .context("cannot set up the pod network")?;
@@ -74,11 +82,6 @@ impl NodePart {
         let mut tasks = JoinSet::new();
         tasks.spawn(net::proxy::run(clients.proxy.clone(), proxy_config(&setup), stop.clone()));
         tasks.spawn(net::dns::run(clients.dns.clone(), dns_config(&setup), stop.clone()));
-        let routes = net::routes::RoutesConfig {
-            node_name: setup.name.to_owned(),
-            state_dir: paths.network(),
-            cluster_cidr: config::CLUSTER_CIDR,
-        };
         tasks.spawn(net::routes::run(clients.agent.clone(), routes, stop.clone()));
         let (network, prefix) = setup.pod_cidr;
         progress.ready("network", &format!("pods {network}/{prefix}, services {}", config::SERVICE_CIDR));
@@ -130,8 +133,29 @@ fn node_config(setup: &NodeSetup<'_>) -> NodeConfig {
         cluster_dns: vec![config::DNS_SERVICE_IP.into()],
         cluster_domain: config::CLUSTER_DOMAIN.into(),
         pod_cidr: Some(format!("{network}/{prefix}")),
+        lease_duration: Duration::from_secs(setup.args.node_lease_duration_seconds.into()),
         ..NodeConfig::new(setup.name, setup.paths.pods(), setup.paths.logs(), setup.ip)
     }
+}
+
+fn routes_config(setup: &NodeSetup<'_>) -> net::routes::RoutesConfig {
+    net::routes::RoutesConfig {
+        node_name: setup.name.to_owned(),
+        node_ip: setup.ip,
+        instance: setup.paths.instance.clone(),
+        state_dir: setup.paths.network(),
+        pod_cidr: setup.pod_cidr,
+        cluster_cidr: config::CLUSTER_CIDR,
+        backend: setup.args.network_backend,
+        cluster_tag: cluster_tag(setup.ca_pem),
+        mtu: net::PodMtu::default(),
+    }
+}
+
+/// 24 bits out of the hash of the cluster's authority, which is the same on all nodes.
+fn cluster_tag(ca_pem: &str) -> u32 {
+    let hash = join::authority_hash(ca_pem).unwrap_or_default();
+    hash.get(..6).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0).max(1)
 }
 
 fn proxy_config(setup: &NodeSetup<'_>) -> net::proxy::ProxyConfig {

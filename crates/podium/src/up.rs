@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::bootstrap::{kubeconfig, pki::Pki};
-use crate::cli::{ServerArgs, outln};
+use crate::cli::{NodeArgs, ServerArgs, outln};
 use crate::config::{self, Paths};
 use crate::control_plane::ControlPlane;
 use crate::node_part::{NodeClients, NodePart, NodeSetup};
@@ -22,7 +22,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What this process is.
 pub(crate) enum Role {
     Server,
-    ServerAndNode { node_name: Option<String> },
+    ServerAndNode(NodeArgs),
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -30,24 +30,25 @@ pub(crate) enum Role {
 /// # Errors
 /// When a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
-    let node_name = match role {
+    let node = match role {
         Role::Server => None,
-        Role::ServerAndNode { node_name } => {
+        Role::ServerAndNode(node) => {
             host::check_node()?;
-            Some(node_name.map_or_else(config::default_node_name, config::node_name)?)
+            let name = node.node_name.clone();
+            Some((name.map_or_else(config::default_node_name, config::node_name)?, node))
         }
     };
     let manifests = apply::read(&args.apply)?;
     let paths = Paths::create(&args.data_dir)?;
     let pool =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    pool.block_on(serve(args, &paths, node_name, manifests))
+    pool.block_on(serve(args, &paths, node, manifests))
 }
 
 async fn serve(
     args: &ServerArgs,
     paths: &Paths,
-    node_name: Option<String>,
+    node: Option<(String, NodeArgs)>,
     manifests: apply::Manifests,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
@@ -61,7 +62,7 @@ async fn serve(
     let (stop, stopping) = watch::channel(false);
     let mut parts = Parts { control: None, node: None };
     let outcome = tokio::select! {
-        outcome = parts.start(args, paths, node_name, manifests, stopping) => outcome,
+        outcome = parts.start(args, paths, node, manifests, stopping) => outcome,
         () = stopped => Ok(()),
     };
     stop.send_replace(true);
@@ -87,7 +88,7 @@ impl Parts {
         &mut self,
         args: &ServerArgs,
         paths: &Paths,
-        node_name: Option<String>,
+        node: Option<(String, NodeArgs)>,
         manifests: apply::Manifests,
         stopping: watch::Receiver<bool>,
     ) -> Result<()> {
@@ -95,20 +96,28 @@ impl Parts {
         let node_ip = args.node_ip.unwrap_or_else(config::node_address);
         let pki = Pki::open(&paths.pki())?;
         let control =
-            ControlPlane::start(paths, &pki, args.listen, node_ip, &mut progress, stopping.clone()).await?;
+            ControlPlane::start(paths, &pki, args, node_ip, &mut progress, stopping.clone()).await?;
         let control = self.control.insert(control);
         let admin = pki.client("admin", "kubernetes-admin", &["system:masters"])?;
         let url = local_url(control.address);
         kubeconfig::write(&paths.admin_kubeconfig(), &url, &pki.ca_pem, &admin)?;
         let client = control.client("kubernetes-admin", &["system:masters"]);
-        cluster_dns::begin(&client, node_name.as_deref()).await?;
-        if let Some(name) = node_name {
+        cluster_dns::begin(&client, node.as_ref().map(|(name, _)| name.as_str())).await?;
+        if let Some((name, args)) = node {
             let clients = NodeClients {
                 agent: control.client(&format!("system:node:{name}"), &["system:nodes"]),
                 proxy: control.client("system:kube-proxy", &[]),
                 dns: control.client("system:kube-dns", &[]),
             };
-            let setup = NodeSetup { paths, name: &name, ip: node_ip, pod_cidr: config::POD_CIDR, clients };
+            let setup = NodeSetup {
+                paths,
+                name: &name,
+                ip: node_ip,
+                pod_cidr: config::POD_CIDR,
+                ca_pem: &pki.ca_pem,
+                args: &args,
+                clients,
+            };
             let node = NodePart::start(setup, &mut progress, stopping).await?;
             control.gateway.set(&name, Arc::clone(&node.agent));
             self.node.insert(node).ready(&client, &name, &mut progress).await?;

@@ -24,6 +24,8 @@ pub(crate) struct Attributes<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
+    /// The one node whose pods a field selector `spec.nodeName=…` leaves of a collection, else "".
+    pub(crate) of_node: &'a str,
     /// A path outside the resources; the other fields but the verb are "" then.
     pub(crate) path: &'a str,
 }

@@ -38,6 +38,8 @@ enum Needs {
     Account,
     /// The pod is bound to the node.
     OwnPod,
+    /// The pod is bound to the node, or there is none.
+    OwnPodIfAny,
 }
 
 fn needs(node: &str, a: &Attributes<'_>) -> Needs {
@@ -49,7 +51,9 @@ fn needs(node: &str, a: &Attributes<'_>) -> Needs {
             if one { Needs::Reference } else { Needs::Refused }
         }
         ("", "serviceaccounts") if a.subresource == "token" => Needs::Account,
-        ("", "pods") if reads => Needs::Nothing,
+        ("", "pods") if a.verb == "get" => Needs::OwnPodIfAny,
+        // The field selector must ask for no more than the node's own (KEP-4601).
+        ("", "pods") if reads => own(a.of_node == node),
         // Admission would have to tell mirror pods, which no agent of ours makes.
         ("", "pods") if a.verb == "create" && a.subresource.is_empty() => Needs::Refused,
         ("", "pods") => Needs::OwnPod,
@@ -81,6 +85,10 @@ pub(crate) async fn allows(
         Needs::OwnPod => {
             let pod = registry.get(&pods, &ObjectKey::new(namespace, name)).await?;
             return Ok(pod.is_some_and(|pod| bound(&pod)));
+        }
+        Needs::OwnPodIfAny => {
+            let pod = registry.get(&pods, &ObjectKey::new(namespace, name)).await?;
+            return Ok(pod.is_none_or(|pod| bound(&pod)));
         }
         Needs::Reference => &|pod| refers(pod, attributes.resource, name),
         Needs::Account => &|pod| pod.str(&["spec", "serviceAccountName"]) == name,
@@ -135,6 +143,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_node_lists_its_own_pods_only() {
+        let asks = |verb, of_node| Attributes { verb, resource: "pods", of_node, ..Attributes::default() };
+        for verb in ["list", "watch"] {
+            assert_eq!(needs("a", &asks(verb, "a")), Needs::Nothing);
+            assert_eq!(needs("a", &asks(verb, "b")), Needs::Refused);
+            assert_eq!(needs("a", &asks(verb, "")), Needs::Refused);
+        }
+    }
+
+    #[test]
     fn nodes_are_who_they_say_and_in_the_group() {
         let user = |name: &str, group: &str| UserInfo::new(name, &[group]);
         assert_eq!(name_of(&user("system:node:a", GROUP)), Some("a"));
@@ -145,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_node_keeps_to_its_own() {
-        use Needs::{Account, Nothing, OwnPod, Reference, Refused};
+        use Needs::{Account, Nothing, OwnPod, OwnPodIfAny, Reference, Refused};
         let table = [
             ("get", "", "secrets", "", "default", "s", Reference),
             ("watch", "", "configmaps", "", "default", "s", Reference),
@@ -154,7 +172,8 @@ mod tests {
             ("update", "", "secrets", "", "default", "s", Refused),
             ("create", "", "serviceaccounts", "token", "default", "s", Account),
             ("get", "", "serviceaccounts", "", "default", "s", Nothing),
-            ("list", "", "pods", "", "", "", Nothing),
+            ("get", "", "pods", "", "default", "p", OwnPodIfAny),
+            ("list", "", "pods", "", "", "", Refused),
             ("create", "", "pods", "", "default", "", Refused),
             ("patch", "", "pods", "status", "default", "p", OwnPod),
             ("delete", "", "pods", "", "default", "p", OwnPod),
@@ -169,7 +188,15 @@ mod tests {
             ("list", "", "services", "", "", "", Nothing),
         ];
         for (verb, group, resource, subresource, namespace, name, want) in table {
-            let attributes = Attributes { verb, group, resource, subresource, namespace, name, path: "" };
+            let attributes = Attributes {
+                verb,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..Attributes::default()
+            };
             assert_eq!(needs("a", &attributes), want, "{attributes:?}");
         }
     }

@@ -348,7 +348,7 @@ mod tests {
         ];
         for (rule, verb, group, resource, subresource, name, want) in table {
             let attributes =
-                Attributes { verb, group, resource, subresource, name, namespace: "n", path: "" };
+                Attributes { verb, group, resource, subresource, name, namespace: "n", ..Attributes::default() };
             assert_eq!(rule.allows(&attributes), want, "{rule:?} {attributes:?}");
         }
         let urls = Rule {

@@ -119,7 +119,7 @@ async fn access(
             subresource: resource("subresource"),
             namespace: resource("namespace"),
             name: resource("name"),
-            path: "",
+            ..Attributes::default()
         }
     } else {
         Attributes { verb: path("verb"), path: path("path"), ..Attributes::default() }

@@ -97,6 +97,19 @@ async fn a_node_sees_the_secrets_of_its_own_pods_and_writes_only_about_itself() 
     pinned.options.field_selector = Some("metadata.name=used".into());
     assert_eq!(code(pinned).await, 200);
 
+    let of_node = |verb, selector: Option<&str>| {
+        let mut request = pods.request(verb, None, None);
+        request.options.field_selector = selector.map(str::to_owned);
+        code(request)
+    };
+    for (selector, want) in [(Some("spec.nodeName=a"), 200), (Some("spec.nodeName=b"), 403), (None, 403)] {
+        assert_eq!(of_node(Verb::List, selector).await, want, "{selector:?}");
+        assert_eq!(of_node(Verb::Watch, selector).await, want, "{selector:?}");
+    }
+    for (pod, want) in [("mine", 200), ("other", 403), ("gone", 404)] {
+        assert_eq!(code(pods.request(Verb::Get, Some(pod), None)).await, want, "{pod}");
+    }
+
     let object = |name: &str| json!({"metadata": {"name": name}}).to_string();
     let patch = |at: &crate::common::At, name: &str, sub: Option<&str>, body: Value| {
         let mut request = crate::common::patch_request(at, name, api::PatchType::Merge, &body);

@@ -9,10 +9,12 @@
 //! The kernel works a request off inside `send`, so every acknowledgement waits in the receive queue when
 //! `send` returns; nothing here waits for long. Formats: netlink(7), rtnetlink(7), linux/netlink.h.
 
+mod listen;
 pub(crate) mod route;
 mod socket;
 mod writer;
 
+pub(crate) use listen::listen;
 pub(crate) use socket::Socket;
 pub(crate) use writer::{Message, Writer, attributes};
 

@@ -14,12 +14,23 @@ const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
-const NEWROUTE: u16 = 24;
-const DELROUTE: u16 = 25;
+const GETADDR: u16 = 22;
+pub(crate) const NEWROUTE: u16 = 24;
+pub(crate) const DELROUTE: u16 = 25;
+const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
+const DELNEIGH: u16 = 29;
 
 const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
 const IFF_UP: u32 = 1;
+const IFF_POINTOPOINT: u32 = 1 << 4;
+const IFF_NOARP: u32 = 1 << 7;
+const MAIN_TABLE: u8 = 254;
+const DST: u16 = 1;
+const OIF: u16 = 4;
+const GATEWAY: u16 = 5;
+const PREFSRC: u16 = 7;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -51,6 +62,28 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// free text of its owner
     pub(crate) alias: String,
+    pub(crate) mtu: u32,
+    /// Neighbours on it are found by address resolution: an ordinary segment, no tunnel.
+    pub(crate) segment: bool,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: (Ipv4Addr, u8),
+    pub(crate) link: Option<u32>,
+    pub(crate) gateway: Option<Ipv4Addr>,
+}
+
+/// A tunnel device: packets to the MAC address of another node are wrapped and sent to that node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vxlan {
+    pub(crate) id: u32,
+    pub(crate) port: u16,
+    /// source of the wrapped packets
+    pub(crate) local: Ipv4Addr,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u32,
 }
 
 /// Where a route leads.
@@ -59,6 +92,8 @@ pub(crate) enum Via {
     Link { index: u32, source: Option<Ipv4Addr> },
     /// through a neighbour on the link
     Gateway { index: u32, gateway: Ipv4Addr, source: Option<Ipv4Addr> },
+    /// through a neighbour that the link is told of, whatever the addresses on it
+    Onlink { index: u32, gateway: Ipv4Addr, source: Ipv4Addr },
     /// through a neighbour on whatever link it is
     Neighbour { gateway: Ipv4Addr },
     /// nowhere: answered with "host unreachable"
@@ -88,14 +123,20 @@ impl Socket {
                 if kind != NEWLINK {
                     return;
                 }
-                let Some(index) = body.get(4..8).and_then(|b| b.try_into().ok()) else { return };
-                let text = |wanted| {
+                let number = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+                let (Some(index), Some(flags)) = (number(4), number(8)) else { return };
+                let value = |wanted| {
                     let found = attributes(body.get(16..).unwrap_or_default()).find(|(t, _)| *t == wanted);
-                    let bytes = found.map(|(_, v)| v.strip_suffix(b"\0").unwrap_or(v)).unwrap_or_default();
-                    String::from_utf8_lossy(bytes).into_owned()
+                    found.map(|(_, v)| v).unwrap_or_default()
+                };
+                let text = |wanted| {
+                    let bytes = value(wanted);
+                    String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned()
                 };
                 let (name, alias) = (text(IFLA_IFNAME), text(IFLA_IFALIAS));
-                out.push(Link { index: u32::from_ne_bytes(index), name, alias });
+                let mtu = value(IFLA_MTU).try_into().map_or(0, u32::from_ne_bytes);
+                let segment = flags & (IFF_POINTOPOINT | IFF_NOARP) == 0;
+                out.push(Link { index, name, alias, mtu, segment });
             },
         )?;
         Ok(out)
@@ -138,6 +179,30 @@ impl Socket {
             m.nest(IFLA_LINKINFO, |m| m.text(IFLA_INFO_KIND, "bridge"));
         });
         tolerate(made, &[Errno::EXIST])
+    }
+
+    /// Makes a tunnel device; one of that name must not exist.
+    pub(crate) fn add_vxlan(&self, name: &str, alias: &str, vxlan: &Vxlan) -> Result<(), NetlinkError> {
+        const ID: u16 = 1;
+        const LOCAL: u16 = 4;
+        const LEARNING: u16 = 7;
+        const PORT: u16 = 15;
+        self.request(NEWLINK, CREATE | EXCLUSIVE, &if_header(0, false), |m| {
+            m.text(IFLA_IFNAME, name);
+            m.raw(IFLA_ADDRESS, &vxlan.mac);
+            m.native(IFLA_MTU, vxlan.mtu);
+            m.nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "vxlan");
+                m.nest(IFLA_INFO_DATA, |m| {
+                    m.native(ID, vxlan.id);
+                    m.raw(LOCAL, &vxlan.local.octets());
+                    // Who is where is known from the API; nobody may teach it otherwise.
+                    m.raw(LEARNING, &[0]);
+                    m.raw(PORT, &vxlan.port.to_be_bytes());
+                });
+            });
+        })?;
+        self.set_alias(name, alias)
     }
 
     /// Brings a link up and writes its IPv4 settings in the same request.
@@ -222,6 +287,78 @@ impl Socket {
         })
     }
 
+    /// Forgets a neighbour entry; one that is not there is fine.
+    pub(crate) fn delete_neighbour(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut header = [0u8; 12];
+        header[0] = AF_INET;
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        let gone = self.request(DELNEIGH, 0, &header, |m| m.raw(1, &address.octets()));
+        tolerate(gone, &[Errno::NOENT])
+    }
+
+    /// Tells a tunnel device (`at`: `None` forgets it) to which node a MAC address belongs.
+    pub(crate) fn set_tunnel(&self, index: u32, mac: Mac, at: Option<Ipv4Addr>) -> Result<(), NetlinkError> {
+        const PERMANENT_NO_ARP: u16 = 0x80 | 0x40;
+        const SELF: u8 = 2;
+        let mut header = [0u8; 12];
+        header[0] = AF_BRIDGE;
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        header[8..10].copy_from_slice(&PERMANENT_NO_ARP.to_ne_bytes());
+        header[10] = SELF;
+        match at {
+            Some(node) => self.request(NEWNEIGH, CREATE | REPLACE, &header, |m| {
+                m.raw(2, &mac);
+                m.raw(1, &node.octets());
+            }),
+            None => {
+                let gone = self.request(DELNEIGH, 0, &header, |m| m.raw(2, &mac));
+                tolerate(gone, &[Errno::NOENT])
+            }
+        }
+    }
+
+    /// The routes of the main table that lead to networks (neither broken ones nor those to this host).
+    pub(crate) fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
+        let mut out = Vec::new();
+        let header = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        self.dump(GETROUTE, &header, |_| {}, |kind, body| out.extend(route_of(kind, body)))?;
+        Ok(out)
+    }
+
+    /// How the kernel would send a packet to an address; `None` if it has no way.
+    pub(crate) fn way_to(&self, address: Ipv4Addr) -> Result<Option<Route>, NetlinkError> {
+        let mut found = None;
+        let header = [AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let asked = self.get(
+            GETROUTE,
+            &header,
+            |m| m.raw(DST, &address.octets()),
+            |kind, body| found = route_of(kind, body).or(found),
+        );
+        match asked {
+            Err(e) if matches!(e.errno(), Some(Errno::NETUNREACH | Errno::HOSTUNREACH)) => Ok(None),
+            other => other.map(|()| found),
+        }
+    }
+
+    /// Index of the link that carries an address.
+    pub(crate) fn link_with(&self, address: Ipv4Addr) -> Result<Option<u32>, NetlinkError> {
+        const LOCAL: u16 = 2;
+        let mut found = None;
+        self.dump(
+            GETADDR,
+            &[AF_INET, 0, 0, 0, 0, 0, 0, 0],
+            |_| {},
+            |kind, body| {
+                let local = attributes(body.get(8..).unwrap_or_default()).find(|(t, _)| *t == LOCAL);
+                if kind == NEWADDR && local.is_some_and(|(_, v)| v == address.octets()) {
+                    found = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).or(found);
+                }
+            },
+        )?;
+        Ok(found)
+    }
+
     /// Writes the route to `destination`/`prefix` in the main table, replacing one to the same destination.
     pub(crate) fn set_route(&self, destination: (Ipv4Addr, u8), via: &Via) -> Result<(), NetlinkError> {
         self.request(NEWROUTE, CREATE | REPLACE, &route_header(destination.1, via), |m| {
@@ -238,8 +375,26 @@ impl Socket {
     }
 }
 
+/// A route to a network out of a message; `None` for other messages, tables and kinds of routes.
+pub(crate) fn route_of(kind: u16, body: &[u8]) -> Option<Route> {
+    const UNICAST: u8 = 1;
+    let [_, prefix, _, _, table, _, _, type_] = *body.get(..8)?.first_chunk::<8>()?;
+    if !matches!(kind, NEWROUTE | DELROUTE) || table != MAIN_TABLE || type_ != UNICAST {
+        return None;
+    }
+    let value = |wanted: u16| {
+        let found = attributes(body.get(12..)?).find(|(t, _)| *t == wanted);
+        <[u8; 4]>::try_from(found?.1).ok()
+    };
+    Some(Route {
+        destination: (value(DST).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from), prefix),
+        link: value(OIF).map(u32::from_ne_bytes),
+        gateway: value(GATEWAY).map(Ipv4Addr::from),
+    })
+}
+
 fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
-    const MAIN_TABLE: u8 = 254;
+    const ONLINK: u32 = 4;
     const PROTOCOL_STATIC: u8 = 4;
     const SCOPE_UNIVERSE: u8 = 0;
     const SCOPE_LINK: u8 = 253;
@@ -247,17 +402,20 @@ fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
     const UNREACHABLE: u8 = 7;
     let (scope, kind) = match via {
         Via::Link { .. } => (SCOPE_LINK, UNICAST),
-        Via::Gateway { .. } | Via::Neighbour { .. } | Via::Any => (SCOPE_UNIVERSE, UNICAST),
+        Via::Gateway { .. } | Via::Onlink { .. } | Via::Neighbour { .. } | Via::Any => {
+            (SCOPE_UNIVERSE, UNICAST)
+        }
         Via::Unreachable => (SCOPE_UNIVERSE, UNREACHABLE),
     };
-    [AF_INET, prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, 0, 0, 0, 0]
+    let mut flags = [0; 4];
+    if matches!(via, Via::Onlink { .. }) {
+        flags = ONLINK.to_ne_bytes();
+    }
+    let [a, b, c, d] = flags;
+    [AF_INET, prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, a, b, c, d]
 }
 
 fn route_body(m: &mut super::Message<'_>, destination: (Ipv4Addr, u8), via: &Via) {
-    const DST: u16 = 1;
-    const OIF: u16 = 4;
-    const GATEWAY: u16 = 5;
-    const PREFSRC: u16 = 7;
     if destination.1 > 0 {
         m.raw(DST, &destination.0.octets());
     }
@@ -274,6 +432,11 @@ fn route_body(m: &mut super::Message<'_>, destination: (Ipv4Addr, u8), via: &Via
             if let Some(source) = source {
                 m.raw(PREFSRC, &source.octets());
             }
+        }
+        Via::Onlink { index, gateway, source } => {
+            m.native(OIF, *index);
+            m.raw(GATEWAY, &gateway.octets());
+            m.raw(PREFSRC, &source.octets());
         }
         Via::Neighbour { gateway } => m.raw(GATEWAY, &gateway.octets()),
         Via::Unreachable | Via::Any => {}

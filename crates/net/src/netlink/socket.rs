@@ -13,6 +13,12 @@ const DONE: u16 = 3;
 /// An error reply repeats the refused message, whose nests may be 64 KiB each.
 const RECEIVE_BYTES: usize = 256 * 1024;
 
+impl std::os::fd::AsRawFd for Socket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -36,6 +42,45 @@ impl Socket {
             protocol,
         )?;
         Ok(Self { fd })
+    }
+
+    /// A socket that hears of changes of links, addresses and routes; not blocking.
+    pub(crate) fn route_changes() -> Result<Self, NetlinkError> {
+        const LINK: u32 = 1;
+        const IPV4_ADDRESS: u32 = 1 << 4;
+        const IPV4_ROUTE: u32 = 1 << 6;
+        let socket = Self::open(None)?;
+        let groups = netlink::SocketAddrNetlink::new(0, LINK | IPV4_ADDRESS | IPV4_ROUTE);
+        rustix::net::bind(&socket.fd, &groups)?;
+        rustix::io::ioctl_fionbio(&socket.fd, true)?;
+        Ok(socket)
+    }
+
+    /// Reads what a listening socket has heard; returns whether anything was left out because there was too much.
+    pub(crate) fn heard(&self, mut each: impl FnMut(u16, &[u8])) -> Result<bool, NetlinkError> {
+        let mut buffer = vec![0u8; RECEIVE_BYTES];
+        let mut lost = false;
+        loop {
+            match rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((n, _)) => messages(&buffer[..n]).for_each(|(kind, _, body)| each(kind, body)),
+                Err(Errno::AGAIN) => return Ok(lost),
+                Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => lost = true,
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Asks for one thing; hands the (type, body) of the reply to `each`.
+    pub(crate) fn get(
+        &self,
+        kind: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Message<'_>),
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        // The acknowledgement comes after the reply and ends the reading.
+        self.read(kind, flags::ACK, header, body, each)
     }
 
     /// Sends one message and returns the kernel's verdict.
@@ -97,10 +142,21 @@ impl Socket {
         kind: u16,
         header: &[u8],
         body: impl FnOnce(&mut Message<'_>),
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.read(kind, flags::DUMP, header, body, each)
+    }
+
+    fn read(
+        &self,
+        kind: u16,
+        flag_bits: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Message<'_>),
         mut each: impl FnMut(u16, &[u8]),
     ) -> Result<(), NetlinkError> {
         let mut w = Writer::default();
-        w.message(kind, flags::DUMP, header, body);
+        w.message(kind, flag_bits, header, body);
         rustix::net::send(&self.fd, w.bytes(), SendFlags::empty())?;
         let mut buffer = vec![0u8; RECEIVE_BYTES];
         loop {
@@ -115,6 +171,9 @@ impl Socket {
                         let code = i32::from_ne_bytes(
                             body.get(..4).and_then(|b| b.try_into().ok()).ok_or(NetlinkError::Malformed)?,
                         );
+                        if code == 0 {
+                            return Ok(());
+                        }
                         let errno = Errno::from_raw_os_error(-code);
                         return Err(NetlinkError::Refused { index: sequence as usize, errno });
                     }

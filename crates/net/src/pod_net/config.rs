@@ -2,8 +2,12 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::netlink::route::Mac;
+
+pub(crate) const DEFAULT_MTU: u32 = 1500;
 
 /// What the pod network of a node needs to know.
 #[derive(Clone, Debug)]
@@ -14,8 +18,8 @@ pub struct PodNetConfig {
     pub pod_cidr: (Ipv4Addr, u8),
     /// Short tag that tells several Podium instances on one machine apart.
     pub instance: String,
-    /// Largest packet in bytes; `None` means 1500.
-    pub mtu: Option<u32>,
+    /// Largest packet in bytes; the routes to other nodes may change it.
+    pub mtu: PodMtu,
 }
 
 impl PodNetConfig {
@@ -30,7 +34,7 @@ impl PodNetConfig {
 }
 
 /// `p<tag>-`: begins the name of every interface of an instance.
-pub(super) fn link_prefix(instance: &str) -> String {
+pub(crate) fn link_prefix(instance: &str) -> String {
     let plain = instance.len() <= 5 && instance.bytes().all(|b| b.is_ascii_alphanumeric());
     if plain { format!("p{instance}-") } else { format!("p{}-", letters(instance, 5)) }
 }
@@ -44,6 +48,35 @@ pub(super) fn link_group(instance: &str) -> u32 {
 /// Name of the interface that holds the node's address in the pod network.
 pub(crate) fn gateway_link(instance: &str) -> String {
     format!("{}gw", link_prefix(instance))
+}
+
+/// Name of the device that wraps packets for nodes in other segments.
+pub(crate) fn tunnel_link(instance: &str) -> String {
+    format!("{}vx", link_prefix(instance))
+}
+
+/// Largest packet, in bytes, for the links of pods that are still to come. Shared: clones see the same number.
+#[derive(Clone, Debug)]
+pub struct PodMtu(Arc<AtomicU32>);
+
+impl PodMtu {
+    pub fn new(bytes: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(bytes)))
+    }
+
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, bytes: u32) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Default for PodMtu {
+    fn default() -> Self {
+        Self::new(DEFAULT_MTU)
+    }
 }
 
 /// Name of the nftables table of an instance.
@@ -112,7 +145,7 @@ mod tests {
         let cidr = (Ipv4Addr::new(10, 244, 5, 9), 24);
         for instance in ["a", "main0", "a-rather-long-instance"] {
             let (state_dir, instance) = ("/x".into(), instance.to_owned());
-            let config = PodNetConfig { state_dir, pod_cidr: cidr, instance, mtu: None };
+            let config = PodNetConfig { state_dir, pod_cidr: cidr, instance, mtu: PodMtu::default() };
             assert!(config.pod_link("0c7a2b1e-uid").len() <= 15, "{}", config.pod_link("x"));
             assert_ne!(config.pod_link("pod-1"), config.pod_link("pod-2"));
             assert!(gateway_link(&config.instance).starts_with(&link_prefix(&config.instance)));

@@ -1,4 +1,4 @@
-//! The two hosts, and the cluster seen through its API.
+//! The hosts, and the cluster seen through its API.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use api::{ApiRequest, GroupVersionResource, ResponseBody, Verb};
+use api::{ApiRequest, GroupVersionResource, ObjectKey, PatchType, RequestOptions, ResponseBody, Verb};
 use base64::Engine as _;
 use client::{Client, HttpTransport, Identity};
 use futures_util::StreamExt as _;
@@ -21,19 +21,37 @@ use crate::PATIENCE;
 
 const SERVER: &str = "https://192.168.77.1:6443";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Time after which the control plane gives a silent node up.
+const GRACE: &str = "4s";
+const LEASE_SECONDS: &str = "4";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     /// The namespaces of the test itself.
     First,
+    /// In the same segment as the first.
     Second,
+    /// In another segment, behind a router.
+    Third,
 }
 
-pub(crate) struct TwoHosts {
-    dir: tempfile::TempDir,
-    /// Holds the namespaces of the second host.
+const ALL: [Host; 3] = [Host::Third, Host::Second, Host::First];
+
+/// A host other than the first.
+struct Remote {
+    node: &'static str,
+    data: PathBuf,
+    /// Holds the namespaces.
     holder: Child,
-    server: Child,
     agent: Option<Child>,
+}
+
+pub(crate) struct Hosts {
+    dir: tempfile::TempDir,
+    /// Holds the namespace of the switch and router.
+    router: Child,
+    server: Child,
+    remotes: [Remote; 2],
     client: Client,
     access: Access,
 }
@@ -45,52 +63,104 @@ struct Access {
     key_pem: String,
 }
 
-impl TwoHosts {
-    /// Makes the second host, joins both by a cable and starts the first.
+impl Hosts {
+    /// Lays the wires and starts the first host.
+    ///
+    /// ```text
+    ///   first 192.168.77.1 ──┐ segment, a bridge
+    ///   second 192.168.77.2 ─┴─ 192.168.77.254 router 192.168.78.254 ── 192.168.78.2 third
+    /// ```
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 3600"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        wait_for_line(&mut holder, |line| line == "ready");
-        let pid = holder.id().to_string();
-        ip(None, "link set lo up");
-        ip(None, "link add cable type veth peer name cable2");
-        ip(None, &format!("link set cable2 netns {pid}"));
-        ip(None, "addr add 192.168.77.1/24 dev cable");
-        ip(None, "link set cable up");
-        ip(Some(&pid), "link set lo up");
-        ip(Some(&pid), "link set cable2 name cable");
-        ip(Some(&pid), "addr add 192.168.77.2/24 dev cable");
-        ip(Some(&pid), "link set cable up");
+        let router = holder();
+        let remote =
+            |node: &'static str| Remote { node, data: dir.path().join(node), holder: holder(), agent: None };
+        let remotes = [remote("two"), remote("three")];
+        let pid = |holder: &Child| holder.id().to_string();
+        let at_router = pid(&router);
+        for command in ["link set lo up", "link add segment type bridge", "link set segment up"] {
+            ip(Some(&at_router), command);
+        }
+        ip(Some(&at_router), "addr add 192.168.77.254/24 dev segment");
+        let (second, third) = (pid(&remotes[0].holder), pid(&remotes[1].holder));
+        let wires = [
+            (None, "192.168.77.1/24", Some("segment"), "192.168.78.0/24 via 192.168.77.254"),
+            (Some(&second), "192.168.77.2/24", Some("segment"), "192.168.78.0/24 via 192.168.77.254"),
+            (Some(&third), "192.168.78.2/24", None, "default via 192.168.78.254"),
+        ];
+        for (number, (host, address, bridge, route)) in wires.into_iter().enumerate() {
+            let (host, port) = (host.map(String::as_str), format!("port{number}"));
+            let into = host.map_or(std::process::id().to_string(), str::to_owned);
+            let pair = format!("link add {port} type veth peer name cable netns {into}");
+            ip(Some(&at_router), &pair);
+            match bridge {
+                Some(bridge) => drop(ip(Some(&at_router), &format!("link set {port} master {bridge}"))),
+                None => drop(ip(Some(&at_router), &format!("addr add 192.168.78.254/24 dev {port}"))),
+            }
+            ip(Some(&at_router), &format!("link set {port} up"));
+            ip(host, "link set lo up");
+            ip(host, &format!("addr add {address} dev cable"));
+            ip(host, "link set cable up");
+            ip(host, &format!("route add {route}"));
+        }
+        let forwarding = Command::new("nsenter")
+            .args(["--target", &at_router, "--net", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+            .status();
+        assert!(forwarding.unwrap().success());
+
         let mut server = Command::new(env!("CARGO_BIN_EXE_podium"))
-            .args(["up", "--node-name", "one", "--node-ip", "192.168.77.1", "--data-dir"])
-            .arg(dir.path().join("first"))
+            .args(["up", "--node-name", "one", "--node-ip", "192.168.77.1"])
+            .args(["--node-monitor-grace-period", GRACE, "--node-lease-duration-seconds", LEASE_SECONDS])
+            .arg("--data-dir")
+            .arg(dir.path().join("one"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         wait_for_line(&mut server, |line| line.starts_with("cluster ready"));
-        let access = Access::read(&dir.path().join("first"));
+        let access = Access::read(&dir.path().join("one"));
         let identity =
             Identity::ClientCert { cert_pem: access.cert_pem.clone(), key_pem: access.key_pem.clone() };
         let transport = HttpTransport::new(SERVER, &access.ca_pem, identity).unwrap();
         let client = Client::new(Arc::new(transport), "two-nodes");
-        Self { dir, holder, server, agent: None, client, access }
+        Self { dir, router, server, remotes, client, access }
     }
 
     fn data_dir(&self, host: Host) -> PathBuf {
-        self.dir.path().join(if host == Host::First { "first" } else { "second" })
+        match self.remote(host) {
+            None => self.dir.path().join("one"),
+            Some(remote) => remote.data.clone(),
+        }
+    }
+
+    fn remote(&self, host: Host) -> Option<&Remote> {
+        match host {
+            Host::First => None,
+            Host::Second => Some(&self.remotes[0]),
+            Host::Third => Some(&self.remotes[1]),
+        }
+    }
+
+    fn remote_mut(&mut self, host: Host) -> &mut Remote {
+        match host {
+            Host::First => panic!("the first host has no agent of its own"),
+            Host::Second => &mut self.remotes[0],
+            Host::Third => &mut self.remotes[1],
+        }
+    }
+
+    /// ip(8) on a host.
+    pub(crate) fn ip(&self, host: Host, arguments: &str) -> String {
+        let pid = self.remote(host).map(|remote| remote.holder.id().to_string());
+        ip(pid.as_deref(), arguments)
     }
 
     /// `podium` on a host, with its data directory.
     fn podium(&self, host: Host, arguments: &[&str]) -> Command {
-        let mut command = match host {
-            Host::First => Command::new(env!("CARGO_BIN_EXE_podium")),
-            Host::Second => {
+        let mut command = match self.remote(host) {
+            None => Command::new(env!("CARGO_BIN_EXE_podium")),
+            Some(remote) => {
                 let mut command = Command::new("nsenter");
-                command.args(["--target", &self.holder.id().to_string(), "--net", "--mount"]);
+                command.args(["--target", &remote.holder.id().to_string(), "--net", "--mount"]);
                 command.arg(env!("CARGO_BIN_EXE_podium"));
                 command
             }
@@ -126,62 +196,84 @@ impl TwoHosts {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// Starts the agent of the second host and waits until its node is ready.
-    pub(crate) fn join(&mut self, token: Option<&str>) {
-        let mut arguments = vec!["agent", "--server", SERVER, "--node-name", "two"];
+    /// Starts the agent of a host and waits until its node is ready.
+    pub(crate) fn join(&mut self, host: Host, token: Option<&str>) {
+        let node = self.remote_mut(host).node;
+        let mut arguments = vec!["agent", "--server", SERVER, "--node-name", node];
+        arguments.extend(["--node-lease-duration-seconds", LEASE_SECONDS]);
         arguments.extend(token.iter().flat_map(|token| ["--token", token]));
-        let mut agent = self.podium(Host::Second, &arguments).stdout(Stdio::piped()).spawn().unwrap();
-        wait_for_line(&mut agent, |line| line.starts_with("node two is part of the cluster"));
-        self.agent = Some(agent);
+        let mut agent = self.podium(host, &arguments).stdout(Stdio::piped()).spawn().unwrap();
+        wait_for_line(&mut agent, |line| line.starts_with(&format!("node {node} is part of the cluster")));
+        self.remote_mut(host).agent = Some(agent);
     }
 
     /// SIGTERM is a clean stop.
-    pub(crate) fn stop_agent(&mut self) {
-        terminate(&mut self.agent.take().unwrap());
+    pub(crate) fn stop_agent(&mut self, host: Host) {
+        terminate(&mut self.remote_mut(host).agent.take().unwrap());
+    }
+
+    pub(crate) fn kill_agent(&mut self, host: Host) {
+        let mut agent = self.remote_mut(host).agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
     }
 
     pub(crate) fn down(&mut self) {
-        self.stop_agent();
+        self.stop_agent(Host::Second);
+        self.stop_agent(Host::Third);
         terminate(&mut self.server);
-        for host in [Host::Second, Host::First] {
+        for host in ALL {
             let output = self.output(host, &["down", "--purge"]);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
     }
 
-    /// The client certificate of the second host, as it is on its disk.
-    pub(crate) fn certificate(&self) -> String {
-        std::fs::read_to_string(self.data_dir(Host::Second).join("node-pki/client.crt")).unwrap()
+    /// A certificate ("client" or "serving") of the second host, as it is on its disk.
+    pub(crate) fn certificate(&self, purpose: &str) -> String {
+        let file = self.data_dir(Host::Second).join(format!("node-pki/{purpose}.crt"));
+        std::fs::read_to_string(file).unwrap()
     }
 
     /// Gives the second host a certificate of which most of its life is over; returns it.
-    pub(crate) fn age_certificate(&self) -> String {
+    pub(crate) fn age_certificate(&self, purpose: &str) -> String {
         let pki = self.data_dir(Host::First).join("pki");
         let read = |file: &str| std::fs::read_to_string(pki.join(file)).unwrap();
         let key = KeyPair::from_pem(&read("ca.key")).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&read("ca.crt"), key).unwrap();
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
+        let serving = purpose == "serving";
+        let names = if serving { vec!["two".to_owned()] } else { Vec::new() };
+        let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
         params.distinguished_name.push(DnType::CommonName, "system:node:two");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let usage =
+            if serving { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+        params.extended_key_usages = vec![usage];
         let now = SystemTime::now();
         params.not_before = (now - Duration::from_secs(600)).into();
         params.not_after = (now + Duration::from_secs(60)).into();
         let certificate = params.signed_by(&key, &issuer).unwrap().pem();
         let own = self.data_dir(Host::Second).join("node-pki");
-        std::fs::write(own.join("client.key"), key.serialize_pem()).unwrap();
-        std::fs::write(own.join("client.crt"), &certificate).unwrap();
+        std::fs::write(own.join(format!("{purpose}.key")), key.serialize_pem()).unwrap();
+        std::fs::write(own.join(format!("{purpose}.crt")), &certificate).unwrap();
         certificate
+    }
+
+    /// The certificate that the second host's own server shows, as PEM has it between its lines.
+    pub(crate) async fn shown_certificate(&self) -> String {
+        let connector = self.access.connector();
+        let tcp = tokio::net::TcpStream::connect("192.168.77.2:10250").await.unwrap();
+        let stream = connector.connect("two".try_into().unwrap(), tcp).await.unwrap();
+        let chain = stream.get_ref().1.peer_certificates().unwrap();
+        base64::engine::general_purpose::STANDARD.encode(&chain[0])
     }
 
     /// Interfaces and routes that are neither the cable's nor the loopback's, and the data.
     pub(crate) fn leftovers(&self, host: Host) -> Vec<String> {
-        let pid = (host == Host::Second).then(|| self.holder.id().to_string());
-        let links = ip(pid.as_deref(), "-o link show");
-        let routes = ip(pid.as_deref(), "route show table all type unicast");
-        let routes = routes + &ip(pid.as_deref(), "route show type unreachable");
+        let links = self.ip(host, "-o link show");
+        let routes = self.ip(host, "route show table all type unicast");
+        let routes = routes + &self.ip(host, "route show type unreachable");
         let foreign =
             |line: &&str| !line.contains("cable") && !line.contains(": lo:") && !line.contains("dev lo");
         let mut left: Vec<String> =
@@ -203,9 +295,42 @@ impl TwoHosts {
     }
 
     pub(crate) async fn create(&self, resource: &str, object: Value) {
-        let gvr = GroupVersionResource::new("", "v1", resource);
+        self.create_in("", resource, object).await;
+    }
+
+    pub(crate) async fn create_in(&self, group: &str, resource: &str, object: Value) {
+        let gvr = GroupVersionResource::new(group, "v1", resource);
         let request = ApiRequest::resource(Verb::Create, gvr, Some("default"), None, None);
         self.client.call(request.with_json(object.to_string())).await.unwrap();
+    }
+
+    /// Lets pods be placed on a node, or not.
+    pub(crate) async fn cordon(&self, node: &str, unschedulable: bool) {
+        let (gvr, key) = (GroupVersionResource::new("", "v1", "nodes"), ObjectKey::new("", node));
+        let patch = serde_json::json!({"spec": {"unschedulable": unschedulable}});
+        let options = RequestOptions::default();
+        self.client.patch(&gvr, &key, None, PatchType::Merge, &patch, options).await.unwrap();
+    }
+
+    /// Status of a node's condition Ready.
+    pub(crate) async fn ready(&self, node: &str) -> String {
+        let node = self.read(&format!("/api/v1/nodes/{node}")).await;
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.iter().find(|c| c["type"] == "Ready");
+        ready.and_then(|c| c["status"].as_str()).unwrap_or_default().to_owned()
+    }
+
+    /// (name, node, is ready, is being deleted) of the pods of an app.
+    pub(crate) async fn pods_of(&self, app: &str) -> Vec<(String, String, bool, bool)> {
+        let pods = self.read("/api/v1/namespaces/default/pods").await;
+        let of_app = |pod: &&Value| pod["metadata"]["labels"]["app"] == app;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let brief = |pod: &Value| {
+            let ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+            let deleted = !pod["metadata"]["deletionTimestamp"].is_null();
+            (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]), ready, deleted)
+        };
+        pods["items"].as_array().into_iter().flatten().filter(of_app).map(brief).collect()
     }
 
     pub(crate) async fn read(&self, path: &str) -> Value {
@@ -271,20 +396,24 @@ impl TwoHosts {
     }
 }
 
-impl Drop for TwoHosts {
+impl Drop for Hosts {
     /// Also after a failed assertion: leave nothing behind.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for child in self.agent.iter_mut().chain([&mut self.server]) {
+            let agents = self.remotes.iter_mut().filter_map(|remote| remote.agent.as_mut());
+            for child in agents.chain([&mut self.server]) {
                 drop(child.kill());
                 drop(child.wait());
             }
-            for host in [Host::Second, Host::First] {
+            for host in ALL {
                 drop(self.output(host, &["down", "--purge"]));
             }
         }
-        drop(self.holder.kill());
-        drop(self.holder.wait());
+        let holders = self.remotes.iter_mut().map(|remote| &mut remote.holder);
+        for holder in holders.chain([&mut self.router]) {
+            drop(holder.kill());
+            drop(holder.wait());
+        }
     }
 }
 
@@ -302,7 +431,7 @@ impl Access {
         }
     }
 
-    async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    fn connector(&self) -> tokio_rustls::TlsConnector {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap()).unwrap();
         let config =
@@ -315,10 +444,24 @@ impl Access {
                     PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap(),
                 )
                 .unwrap();
-        let tcp = tokio::net::TcpStream::connect("192.168.77.1:6443").await.unwrap();
-        let name = "192.168.77.1".try_into().unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+        tokio_rustls::TlsConnector::from(Arc::new(config))
     }
+
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let tcp = tokio::net::TcpStream::connect("192.168.77.1:6443").await.unwrap();
+        self.connector().connect("192.168.77.1".try_into().unwrap(), tcp).await.unwrap()
+    }
+}
+
+/// A process that does nothing in namespaces of its own.
+fn holder() -> Child {
+    let mut holder = Command::new("unshare")
+        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 3600"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_line(&mut holder, |line| line == "ready");
+    holder
 }
 
 fn terminate(child: &mut Child) {

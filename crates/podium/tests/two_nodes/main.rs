@@ -1,8 +1,10 @@
-//! Two hosts in namespaces: one runs `podium up`, the other joins with `podium agent`.
+//! Hosts in namespaces: one runs `podium up`, a second one in the same segment and a third one behind a router join
+//! with `podium agent`.
 //!
 //! ```text
-//!   network + mount namespace of the test                 another one
-//!   podium up --node-ip 192.168.77.1 ──── veth ──── podium agent --server https://192.168.77.1:6443
+//!   namespaces of the test            another one                       another one
+//!   podium up --node-ip 192.168.77.1  podium agent, 192.168.77.2        podium agent, 192.168.78.2
+//!             └─────────── segment ───────┴──────────── router ─────────────┘
 //! ```
 //!
 //! Everything is looked at through the API, as any client would; at the end both hosts are cleaned up.
@@ -14,7 +16,7 @@ mod hosts;
 use std::process::Command;
 use std::time::Duration;
 
-use hosts::{Host, TwoHosts};
+use hosts::{Host, Hosts};
 use serde_json::{Value, json};
 
 /// Set in the copy of the test that runs inside the namespaces.
@@ -51,7 +53,7 @@ fn a_second_host_joins() {
 }
 
 async fn joining() {
-    let mut two = TwoHosts::start();
+    let mut two = Hosts::start();
 
     step("nobody joins with a wrong token, or trusts a wrong server");
     let token = two.new_token();
@@ -64,7 +66,7 @@ async fn joining() {
     assert!(two.tokens().contains(id), "{}", two.tokens());
 
     step("a machine with the token becomes a node with a pod network of its own");
-    two.join(Some(&token));
+    two.join(Host::Second, Some(&token));
     two.delete_token(id);
     assert!(!two.tokens().contains(id), "a deleted token is gone");
     let cidr = |node: &Value| node["spec"]["podCIDR"].as_str().unwrap().to_owned();
@@ -106,26 +108,173 @@ async fn joining() {
 
     step("an agent that starts again needs no token and finds its pods");
     let before = two.container("web-two").await;
-    two.stop_agent();
-    two.join(None);
+    two.stop_agent(Host::Second);
+    two.join(Host::Second, None);
     two.eventually("the same container", async |t| t.container("web-two").await == before).await;
     assert!(two.log("client-two").await.contains("web-one"), "logs of the second host");
 
-    step("a certificate that nears its end is renewed while the agent runs");
-    two.stop_agent();
-    let old = two.age_certificate();
-    two.join(None);
-    two.eventually("another client certificate", async |t| t.certificate() != old).await;
+    step("certificates that near their end are renewed while the agent runs");
+    two.stop_agent(Host::Second);
+    let aged = ["client", "serving"].map(|purpose| (purpose, two.age_certificate(purpose)));
+    two.join(Host::Second, None);
+    for (purpose, old) in &aged {
+        two.eventually("another certificate", async |t| t.certificate(purpose) != *old).await;
+    }
+    two.eventually("the new one is shown", async |t| {
+        let kept: String = t.certificate("serving").lines().filter(|l| !l.starts_with("-----")).collect();
+        t.shown_certificate().await == kept
+    })
+    .await;
+    let (output, _) = two.exec("client-two", "echo still").await;
+    assert_eq!(output, "still\n");
     let renewed = two.read(LEASE).await["spec"]["renewTime"].clone();
     two.eventually("the node goes on reporting", async |t| {
         t.read(LEASE).await["spec"]["renewTime"] != renewed
     })
     .await;
 
-    step("down leaves nothing on either host");
+    another_segment(&mut two).await;
+    a_dead_node(&mut two).await;
+    a_cut_wire(&mut two).await;
+
+    step("down leaves nothing on any host");
     two.down();
     assert_eq!(two.leftovers(Host::First), Vec::<String>::new());
     assert_eq!(two.leftovers(Host::Second), Vec::<String>::new());
+    assert_eq!(two.leftovers(Host::Third), Vec::<String>::new());
+}
+
+/// A third host, which the others reach through a router: routes in the segment, tunnels across.
+async fn another_segment(hosts: &mut Hosts) {
+    step("pods across segments reach each other through tunnels");
+    let token = hosts.new_token();
+    hosts.join(Host::Third, Some(&token));
+    hosts.create("pods", pod("web-three", "three", &["hello"], "web")).await;
+    let address = hosts.running("web-three").await;
+    let script = "while true; do fetch http://web/; sleep 0.2; done";
+    for node in ["one", "two", "three"] {
+        let name = format!("late-{node}");
+        hosts.create("pods", pod(&name, node, &["sh", "-c", script], "client")).await;
+    }
+    for node in ["one", "two", "three"] {
+        let name = format!("late-{node}");
+        hosts
+            .eventually(&format!("{name} hears the pods of all nodes"), async |t| {
+                let log = t.log(&name).await;
+                ["web-one", "web-two", "web-three"].iter().all(|w| log.lines().any(|line| line == *w))
+            })
+            .await;
+        let (mtu, _) = hosts.exec(&name, "cat /sys/class/net/eth0/mtu").await;
+        assert_eq!(mtu, "1450\n", "a pod's packets fit into a tunnel's");
+    }
+    let large = large_exchange(&address);
+    assert!(large > 6000, "a long request and its long answer came through: {large}");
+    let routes = hosts.ip(Host::First, "route show");
+    let via = |network: &str| routes.lines().find(|l| l.starts_with(network)).unwrap().to_owned();
+    assert!(via("10.244.1.0/24").contains("via 192.168.77.2 dev cable"), "{routes}");
+    assert!(via("10.244.2.0/24").contains("via 10.244.2.1 dev p"), "{routes}");
+}
+
+/// Sends a request that fills several packets from the first host to a pod; returns the length of the answer.
+fn large_exchange(address: &str) -> usize {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect((address, 8080)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let lines: String = (0..60).map(|n| format!("x-{n}: {}\r\n", "y".repeat(100))).collect();
+    write!(stream, "GET /headers HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lines}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.len()
+}
+
+/// The agent dies and its pods are replaced elsewhere; when it comes back, it clears up.
+async fn a_dead_node(hosts: &mut Hosts) {
+    step("pods of a dead node are replaced elsewhere, and their remains go when it comes back");
+    hosts.cordon("three", true).await;
+    hosts.create_in("apps", "replicasets", replicas()).await;
+    hosts
+        .eventually("a replica on two", async |t| {
+            t.pods_of("moving").await.iter().any(|(_, node, ready, _)| node == "two" && *ready)
+        })
+        .await;
+    hosts.cordon("three", false).await;
+    let first = hosts.pods_of("moving").await[0].0.clone();
+    assert_eq!(processes(MARK), 1);
+    hosts.kill_agent(Host::Second);
+    hosts.eventually("two is not ready", async |t| t.ready("two").await == "Unknown").await;
+    hosts
+        .eventually("a replica on three, the old one given up", async |t| {
+            let pods = t.pods_of("moving").await;
+            let old = pods.iter().any(|(name, _, _, deleted)| *name == first && *deleted);
+            old && pods.iter().any(|(_, node, ready, _)| node == "three" && *ready)
+        })
+        .await;
+    assert_eq!(processes(MARK), 2, "nobody could stop the old one");
+    let node = hosts.read("/api/v1/nodes/two").await;
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    assert!(taints.iter().any(|t| t["key"] == "node.kubernetes.io/unreachable"), "{taints:?}");
+    let before = hosts.container("web-two").await;
+    hosts.join(Host::Second, None);
+    hosts.eventually("two is ready", async |t| t.ready("two").await == "True").await;
+    hosts.eventually("the old replica is gone", async |t| t.pods_of("moving").await.len() == 1).await;
+    hosts.eventually("and its process", async |_| processes(MARK) == 1).await;
+    hosts
+        .eventually("two has no taints", async |t| {
+            t.read("/api/v1/nodes/two").await["spec"]["taints"].is_null()
+        })
+        .await;
+    assert_eq!(hosts.container("web-two").await, before, "who tolerated it was not touched");
+}
+
+/// The machine is fine but nobody reaches it for a while.
+async fn a_cut_wire(hosts: &mut Hosts) {
+    step("a node whose wire was cut comes back with all its ways");
+    hosts.running("web-two").await;
+    let before = hosts.container("web-two").await;
+    hosts.ip(Host::Second, "link set cable down");
+    hosts.eventually("two is not ready", async |t| t.ready("two").await == "Unknown").await;
+    hosts.ip(Host::Second, "link set cable up");
+    hosts.ip(Host::Second, "route add 192.168.78.0/24 via 192.168.77.254");
+    hosts.eventually("two is ready", async |t| t.ready("two").await == "True").await;
+    hosts.running("web-two").await;
+    assert_eq!(hosts.container("web-two").await, before);
+    for (from, other) in [("late-two", "web-one"), ("late-two", "web-three"), ("late-three", "web-two")] {
+        let heard = async |t: &Hosts| t.log(from).await.lines().filter(|line| *line == other).count();
+        let so_far = heard(hosts).await;
+        hosts.eventually(&format!("{from} hears {other} again"), async |t| heard(t).await > so_far).await;
+    }
+}
+
+/// An argument that only the processes of the replicas have.
+const MARK: &str = "98765.25";
+
+fn processes(argument: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|b| *b == 0).any(|word| word == argument.as_bytes())).count()
+}
+
+/// One replica that runs on the hosts that joined and leaves a lost one after a second.
+fn replicas() -> Value {
+    let toleration =
+        |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1});
+    let mut template = pod("x", "x", &["sleep", MARK], "moving");
+    template["metadata"].as_object_mut().unwrap().remove("name");
+    let spec = template["spec"].as_object_mut().unwrap();
+    spec.remove("nodeName");
+    let joined = json!([{"key": "kubernetes.io/hostname", "operator": "In", "values": ["two", "three"]}]);
+    spec.insert(
+        "affinity".into(),
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": joined}]}}}),
+    );
+    let keys = ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"];
+    spec.insert("tolerations".into(), json!(keys.map(toleration)));
+    json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "moving"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "moving"}},
+            "template": {"metadata": template["metadata"], "spec": template["spec"]}},
+    })
 }
 
 fn pod(name: &str, node: &str, command: &[&str], app: &str) -> Value {
