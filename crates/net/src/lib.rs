@@ -12,6 +12,7 @@
 //! - No external program is run.
 
 pub mod dns;
+pub mod foreign;
 pub mod ipam;
 pub mod model;
 mod netlink;

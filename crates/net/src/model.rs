@@ -3,6 +3,7 @@
 //! Absent and null fields count as empty. Field names and meanings: Kubernetes API reference, core/v1 Service and discovery.k8s.io/v1 EndpointSlice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use api::{GroupVersionResource, ObjectKey};
 use client::Kind;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 /// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     #[serde(deserialize_with = "null_is_empty")]
@@ -64,6 +65,10 @@ pub struct ServiceSpec {
     pub external_traffic_policy: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub publish_not_ready_addresses: bool,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub health_check_node_port: u16,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,6 +142,117 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     pub hostname: Option<String>,
     pub node_name: Option<String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub hints: EndpointHints,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub for_zones: Vec<Named>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub for_nodes: Vec<Named>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub name: String,
+}
+
+/// What packet rules need of a pod: host ports, and for policies its labels and addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub metadata: Metadata,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub spec: PodSpec,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub node_name: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub host_network: bool,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub containers: Vec<Container>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub init_containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub ports: Vec<ContainerPort>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub restart_policy: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub name: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub container_port: u16,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub host_port: u16,
+    #[serde(rename = "hostIP", deserialize_with = "null_is_empty")]
+    pub host_ip: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub protocol: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub phase: String,
+    #[serde(rename = "podIP", deserialize_with = "null_is_empty")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs", deserialize_with = "null_is_empty")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub ip: String,
+}
+
+impl Pod {
+    /// Its IPv4 address, while it has one of its own and may still run.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        let ended = matches!(self.status.phase.as_str(), "Succeeded" | "Failed");
+        if ended || self.spec.host_network {
+            return None;
+        }
+        let all = self.status.pod_ips.iter().map(|ip| &ip.ip).chain([&self.status.pod_ip]);
+        all.filter_map(|ip| ip.parse().ok()).next()
+    }
+
+    /// The containers whose ports can be open while the pod runs.
+    pub fn serving_containers(&self) -> impl Iterator<Item = &Container> {
+        let sidecars = self.spec.init_containers.iter().filter(|c| c.restart_policy == "Always");
+        self.spec.containers.iter().chain(sidecars)
+    }
+}
+
+/// A Node or a Namespace, of which only the labels matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub metadata: Metadata,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -176,6 +292,26 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(input)?.unwrap_or_default())
+}
+
+impl Kind for Pod {
+    fn gvr() -> GroupVersionResource {
+        GroupVersionResource::new("", "v1", "pods")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("v1".into(), "Pod")
+    }
+}
+
+impl Kind for Node {
+    fn gvr() -> GroupVersionResource {
+        GroupVersionResource::new("", "v1", "nodes")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("v1".into(), "Node")
+    }
 }
 
 impl Kind for Service {

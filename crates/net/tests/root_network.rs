@@ -10,8 +10,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use api::ObjectKey;
-use net::proxy::{Backend, Frontend, Protocol, Table, Target};
+use net::proxy::{Backend, Frontend, Place, Protocol, Table, Target, rules_of};
 use net::{PodMtu, PodNet, PodNetConfig};
+use serde_json::json;
 use world::{Pod, ask, ask_udp, at, in_new_node, root, serve_here};
 
 const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
@@ -24,7 +25,12 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn open(dir: &Path, instance: &str, pod_cidr: (Ipv4Addr, u8)) -> PodNet {
-    let config = PodNetConfig { state_dir: dir.to_owned(), pod_cidr, instance: instance.into(), mtu: PodMtu::default() };
+    let config = PodNetConfig {
+        state_dir: dir.to_owned(),
+        pod_cidr,
+        instance: instance.into(),
+        mtu: PodMtu::default(),
+    };
     PodNet::open(config).await.unwrap()
 }
 
@@ -83,11 +89,11 @@ impl Node {
         let mut rules = Vec::new();
         for (address, port) in frontends {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let frontend = Frontend { address: address.map(Ipv4Addr::from), protocol, port: *port };
+                let frontend = Frontend::new(address.map(Ipv4Addr::from), protocol, *port);
                 let backend = if targets.is_empty() {
                     Backend::Reject
                 } else {
-                    Backend::Targets { targets: targets.clone(), affinity_seconds: affinity }
+                    Backend::Targets { targets: targets.clone(), affinity_seconds: affinity, sources: vec![] }
                 };
                 rules.push((frontend, backend));
             }
@@ -387,13 +393,10 @@ fn endpoints_on_the_node_itself() {
     in_new_node(|| {
         let mut node = Node::new();
         serve_here("host", 9091);
-        let frontend = |address: Option<[u8; 4]>, port| Frontend {
-            address: address.map(Ipv4Addr::from),
-            protocol: Protocol::Tcp,
-            port,
-        };
+        let frontend =
+            |address: Option<[u8; 4]>, port| Frontend::new(address.map(Ipv4Addr::from), Protocol::Tcp, port);
         let targets = vec![Target { address: Ipv4Addr::new(192, 0, 2, 1), port: 9091 }];
-        let backend = Backend::Targets { targets, affinity_seconds: None };
+        let backend = Backend::to(targets);
         let rules = vec![(frontend(Some(VIP), 443), backend.clone()), (frontend(None, 30443), backend)];
         node.table.set_service(&ObjectKey::new("default", "kubernetes"), rules);
         node.table.apply().unwrap();
@@ -402,6 +405,79 @@ fn endpoints_on_the_node_itself() {
         assert_eq!(name(ask(at([127, 0, 0, 1], 30443))), "host");
         assert_eq!(name(node.pods[0].0.run(|| ask(at(VIP, 443)))), "host");
         assert_eq!(name(node.outside.run(|| ask(at([192, 0, 2, 1], 30443)))), "host");
+    });
+}
+
+/// Rules for a load balancer's address 10.96.200.7 with endpoints (pod, its node).
+fn balancer(node: &mut Node, spec: &serde_json::Value, endpoints: &[(usize, &str)]) {
+    let mut spec = spec.clone();
+    spec["type"] = "LoadBalancer".into();
+    spec["clusterIP"] = "10.96.0.60".into();
+    spec["ports"] = json!([{"port": 80}]);
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(pod, at)| json!({"addresses": [node.pods[*pod].1.to_string()], "nodeName": at}))
+        .collect();
+    let service: net::model::Service = serde_json::from_value(json!({
+        "metadata": {"name": "lb", "namespace": "ns"}, "spec": spec,
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.96.200.7"}]}}}))
+    .unwrap();
+    let slice: net::model::EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": "lb", "namespace": "ns", "labels": {"kubernetes.io/service-name": "lb"}},
+        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints}))
+    .unwrap();
+    let (key, mut view) = (ObjectKey::new("ns", "lb"), net::model::View::default());
+    view.set_service(&key, Some(service));
+    view.set_slice(&key, Some(slice));
+    let here = Place { node: "here".into(), zone: String::new() };
+    node.table.set_service(&key, rules_of(&view, &key, &here));
+    node.table.apply().unwrap();
+}
+
+#[test]
+fn outside_clients_reach_local_endpoints_alone_if_the_policy_says_so() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        let vip = || ask(at([10, 96, 200, 7], 80));
+        let from_outside = Ok(("a".to_owned(), IpAddr::from([192, 0, 2, 2])));
+        for affinity in ["None", "ClientIP"] {
+            let spec = json!({"externalTrafficPolicy": "Local", "sessionAffinity": affinity});
+            balancer(&mut node, &spec, &[(0, "here"), (1, "there")]);
+            for _ in 0..20 {
+                assert_eq!(node.outside.run(vip), from_outside);
+            }
+            balancer(&mut node, &spec, &[(1, "there")]);
+            assert_eq!(node.outside.run(vip), Err(ErrorKind::TimedOut));
+            assert_eq!(node.pods[2].0.run(vip).unwrap().0, "b");
+            assert_eq!(vip().unwrap().0, "b");
+            balancer(&mut node, &spec, &[]);
+            assert_eq!(node.outside.run(vip), Err(ErrorKind::ConnectionRefused));
+        }
+    });
+}
+
+#[test]
+fn a_load_balancer_address_can_be_kept_to_some_networks() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let mut node = Node::new();
+        let vip = || ask(at([10, 96, 200, 7], 80));
+        let ranges = |ranges: &[&str]| json!({"loadBalancerSourceRanges": ranges});
+        balancer(&mut node, &ranges(&["203.0.113.0/24", "192.0.2.2/32", "192.0.2.0/30"]), &[(0, "here")]);
+        assert_eq!(node.outside.run(vip).unwrap().0, "a");
+        assert_eq!(node.pods[1].0.run(vip), Err(ErrorKind::TimedOut));
+        balancer(&mut node, &ranges(&["10.244.0.0/24"]), &[(0, "here")]);
+        assert_eq!(node.outside.run(vip), Err(ErrorKind::TimedOut));
+        assert_eq!(node.pods[1].0.run(vip).unwrap().0, "a");
+        // other addresses of the service are not meant
+        assert_eq!(node.outside.run(|| ask(at([10, 96, 0, 60], 80))).unwrap().0, "a");
+        balancer(&mut node, &json!({}), &[(0, "here")]);
+        assert_eq!(node.outside.run(vip).unwrap().0, "a");
     });
 }
 
@@ -447,10 +523,10 @@ fn ten_thousand_services_load_at_once_and_change_quickly() {
         let key = |i: u32| ObjectKey::new("ns", format!("s{i}"));
         let rules = |i: u32, first: u8| {
             let address = Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i));
-            let frontend = Frontend { address, protocol: Protocol::Tcp, port: 80 };
+            let frontend = Frontend::new(address, Protocol::Tcp, 80);
             let target = |n| Target { address: Ipv4Addr::new(10, 245, (i >> 8) as u8, n), port: 8080 };
             let targets = vec![target(first), target(200)];
-            vec![(frontend, Backend::Targets { targets, affinity_seconds: None })]
+            vec![(frontend, Backend::to(targets))]
         };
         let mut table = Table::new("podium-test", POD_CIDR, CLUSTER_CIDR, Some(SERVICE_CIDR));
         for i in 0..10_000 {

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use world::cluster::Cluster;
-use world::{Pod, ask, at, in_new_node, root};
+use world::{Pod, ask, ask_udp, at, in_new_node, root};
 
 const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
 const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
@@ -287,5 +287,39 @@ fn pods_resolve_names() {
         assert_eq!(resolved(web, RecordType::A), ok(&["10.96.0.50"]));
         cluster.delete("services", "web");
         eventually(|| resolved(web, RecordType::A), |m| *m == Some((ResponseCode::NXDomain, vec![])));
+    });
+}
+
+#[test]
+fn host_ports_follow_the_pods_of_the_node() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new("nameserver 127.0.0.53\n");
+        let (a, b) = (&node.pods[0], &node.pods[1]);
+        let port = |host: u16, ip: &str, protocol: &str| json!({"containerPort": 8080, "hostPort": host, "hostIP": ip, "protocol": protocol});
+        let gateway = GATEWAY.to_string();
+        let ports =
+            json!([port(9000, "", "TCP"), port(9001, "127.0.0.1", "TCP"), port(9002, &gateway, "UDP")]);
+        node.cluster.pod("a", ports, a.1);
+        // another pod may have the same port on another address, or of another protocol
+        let others = json!([port(9001, &gateway, "TCP"), port(9002, &gateway, "TCP")]);
+        node.cluster.pod("b", others, b.1);
+        let name = |answer: world::Answer| answer.map(|a| a.0);
+        let says = |who: &str| Ok(who.to_owned());
+        eventually(|| name(ask(at([127, 0, 0, 1], 9000))), |a| *a == says("a"));
+        eventually(|| name(ask((GATEWAY, 9001))), |a| *a == says("b"));
+        assert_eq!(name(ask((GATEWAY, 9000))), says("a"));
+        assert_eq!(name(ask(at([127, 0, 0, 1], 9001))), says("a"));
+        assert_eq!(name(ask_udp((GATEWAY, 9002), 0)), says("a"));
+        assert_eq!(name(ask((GATEWAY, 9002))), says("b"));
+        assert!(ask(at([127, 0, 0, 1], 9002)).is_err());
+        for pod in [a, b] {
+            assert_eq!(name(pod.0.run(|| ask((GATEWAY, 9000)))), says("a"), "{}", pod.0.id);
+        }
+        node.cluster.delete("pods", "a");
+        eventually(|| ask(at([127, 0, 0, 1], 9000)), Result::is_err);
+        assert_eq!(name(ask((GATEWAY, 9001))), says("b"));
     });
 }

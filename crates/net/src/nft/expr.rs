@@ -24,6 +24,15 @@ pub(crate) enum Field {
 }
 
 impl Field {
+    /// How much of its register a field fills.
+    pub(super) fn bytes(self) -> u32 {
+        match self {
+            Field::Address | Field::Number => 4,
+            Field::Protocol => 1,
+            Field::Port => 2,
+        }
+    }
+
     pub(crate) fn concatenated(fields: &[Field]) -> u32 {
         fields.iter().fold(0, |all, f| all << 6 | *f as u32)
     }
@@ -34,6 +43,7 @@ impl Field {
 pub(crate) enum Verdict {
     Drop,
     Accept,
+    Return,
     Jump(String),
     Goto(String),
 }
@@ -44,6 +54,7 @@ impl Verdict {
         let (code, chain) = match self {
             Verdict::Drop => (0i32, None),
             Verdict::Accept => (1, None),
+            Verdict::Return => (-5, None),
             Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
         };
@@ -76,12 +87,17 @@ pub(crate) enum Expr {
     CtStatus(R),
     /// kind of the destination address (local, unicast…)
     DestinationType(R),
+    /// the same for the source
+    SourceType(R),
     Load(R, Vec<u8>),
     And(R, u32),
+    /// flips bits, given as they lie in memory
+    Xor(R, [u8; 4]),
     Equal(R, Vec<u8>),
     NotEqual(R, Vec<u8>),
     /// key begins at the register; must be in the set
     InSet(&'static str, R),
+    NotInSet(&'static str, R),
     /// key at the first register; the value goes to the second
     Map(&'static str, R, R),
     VerdictMap(&'static str, R),
@@ -110,11 +126,11 @@ impl Expr {
             Expr::Source(_) | Expr::Destination(_) | Expr::DestinationPort(_) => "payload",
             Expr::L4Protocol(_) | Expr::InterfaceInName(_) | Expr::Mark(_) | Expr::SetMark(_) => "meta",
             Expr::CtState(_) | Expr::CtStatus(_) => "ct",
-            Expr::DestinationType(_) => "fib",
+            Expr::DestinationType(_) | Expr::SourceType(_) => "fib",
             Expr::Load(..) | Expr::Do(_) => "immediate",
-            Expr::And(..) => "bitwise",
+            Expr::And(..) | Expr::Xor(..) => "bitwise",
             Expr::Equal(..) | Expr::NotEqual(..) => "cmp",
-            Expr::InSet(..) | Expr::Map(..) | Expr::VerdictMap(..) => "lookup",
+            Expr::InSet(..) | Expr::NotInSet(..) | Expr::Map(..) | Expr::VerdictMap(..) => "lookup",
             Expr::Random(..) => "numgen",
             Expr::Dnat(..) | Expr::Snat(_) => "nat",
             Expr::Masquerade => "masq",
@@ -137,13 +153,8 @@ impl Expr {
             }
             Expr::CtState(r) => pair(m, *r, 0),
             Expr::CtStatus(r) => pair(m, *r, 2),
-            Expr::DestinationType(r) => {
-                const RESULT_ADDRESS_TYPE: u32 = 3;
-                const OF_DESTINATION: u32 = 2;
-                m.network(1, r.wire());
-                m.network(2, RESULT_ADDRESS_TYPE);
-                m.network(3, OF_DESTINATION);
-            }
+            Expr::DestinationType(r) => address_type(m, *r, 2),
+            Expr::SourceType(r) => address_type(m, *r, 1),
             Expr::Load(r, bytes) => {
                 m.network(1, r.wire());
                 m.nest(2, |m| m.raw(1, bytes));
@@ -155,11 +166,24 @@ impl Expr {
                 m.nest(4, |m| m.raw(1, &mask.to_ne_bytes()));
                 m.nest(5, |m| m.raw(1, &[0; 4]));
             }
+            Expr::Xor(r, bits) => {
+                m.network(1, r.wire());
+                m.network(2, r.wire());
+                m.network(3, 4);
+                m.nest(4, |m| m.raw(1, &[0xff; 4]));
+                m.nest(5, |m| m.raw(1, bits));
+            }
             Expr::Equal(r, bytes) => compare(m, *r, 0, bytes),
             Expr::NotEqual(r, bytes) => compare(m, *r, 1, bytes),
             Expr::InSet(set, key) => {
                 m.text(1, set);
                 m.network(2, key.wire());
+            }
+            Expr::NotInSet(set, key) => {
+                const INVERTED: u32 = 1;
+                m.text(1, set);
+                m.network(2, key.wire());
+                m.network(5, INVERTED);
             }
             Expr::Map(set, key, value) => {
                 m.text(1, set);
@@ -214,6 +238,14 @@ impl Expr {
             }
         }
     }
+}
+
+/// Kind of an address by the routing table.
+fn address_type(m: &mut Message<'_>, r: R, of: u32) {
+    const RESULT_ADDRESS_TYPE: u32 = 3;
+    m.network(1, r.wire());
+    m.network(2, RESULT_ADDRESS_TYPE);
+    m.network(3, of);
 }
 
 fn payload(m: &mut Message<'_>, r: R, base: u32, offset: u32, bytes: u32) {

@@ -56,8 +56,16 @@ pub(crate) struct SetSpec {
     pub(crate) name: &'static str,
     pub(crate) key: &'static [Field],
     pub(crate) value: SetValue,
+    pub(crate) kind: SetKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetKind {
+    Plain,
     /// elements are added by packets and expire
-    pub(crate) dynamic: bool,
+    Dynamic,
+    /// elements are ranges in every part of the key
+    Ranges,
 }
 
 /// What a set maps its keys to.
@@ -74,6 +82,8 @@ pub(crate) enum Value {
     Nothing,
     Verdict(Verdict),
     Data(Vec<u8>),
+    /// the last key of a range
+    Until(Vec<u8>),
 }
 
 /// A transaction on one table of the IPv4 family.
@@ -136,20 +146,26 @@ impl Batch {
     }
 
     pub(crate) fn set(&mut self, spec: &SetSpec) {
+        const INTERVAL: u32 = 0x04;
         const MAP: u32 = 0x08;
         const TIMEOUT: u32 = 0x10;
         const DYNAMIC: u32 = 0x20;
+        const CONCATENATED: u32 = 0x80;
         const VERDICT_TYPE: u32 = 0xffff_ff00;
         /// bound on remembered clients, as the kernel asks for one
         const DYNAMIC_ELEMENTS: u32 = 1 << 18;
         self.sets += 1;
         let Self { writer, table, sets } = self;
         let map = if matches!(spec.value, SetValue::Nothing) { 0 } else { MAP };
-        let dynamic = if spec.dynamic { TIMEOUT | DYNAMIC } else { 0 };
+        let kind_bits = match spec.kind {
+            SetKind::Plain => 0,
+            SetKind::Dynamic => TIMEOUT | DYNAMIC,
+            SetKind::Ranges => INTERVAL | CONCATENATED,
+        };
         writer.message(kind(NEW_SET), CREATE, &header(), |m| {
             m.text(1, table);
             m.text(2, spec.name);
-            m.network(3, map | dynamic);
+            m.network(3, map | kind_bits);
             m.network(4, Field::concatenated(spec.key));
             m.network(5, bytes_of(spec.key));
             match spec.value {
@@ -160,8 +176,17 @@ impl Batch {
                     m.network(7, bytes_of(fields));
                 }
             }
-            if spec.dynamic {
-                m.nest(9, |m| m.network(1, DYNAMIC_ELEMENTS));
+            match spec.kind {
+                SetKind::Plain => {}
+                SetKind::Dynamic => m.nest(9, |m| m.network(1, DYNAMIC_ELEMENTS)),
+                // The kernel must know where each part of the key ends.
+                SetKind::Ranges => m.nest(9, |m| {
+                    m.nest(2, |m| {
+                        for field in spec.key {
+                            m.nest(LIST_ELEMENT, |m| m.network(1, field.bytes()));
+                        }
+                    });
+                }),
             }
             m.network(10, *sets);
         });
@@ -196,6 +221,7 @@ impl Batch {
                                 Value::Nothing => {}
                                 Value::Verdict(verdict) => m.nest(2, |m| verdict.write(m)),
                                 Value::Data(bytes) => m.nest(2, |m| m.raw(DATA_VALUE, bytes)),
+                                Value::Until(last) => m.nest(10, |m| m.raw(DATA_VALUE, last)),
                             }
                         });
                     }

@@ -1,4 +1,4 @@
-//! The service proxy: makes Services reachable by rewriting packets in the kernel.
+//! The service proxy: makes Services and host ports reachable by rewriting packets in the kernel.
 //!
 //! ```text
 //!   informers ─▶ View ─▶ rules_of(service) ─▶ Table (claims, delta) ─▶ one nftables transaction
@@ -7,12 +7,13 @@
 //!
 //! IPv4 only so far; IPv6 needs a twin of the table in family ip6.
 
+mod health;
 mod program;
 pub mod ruleset;
 mod run;
 pub mod table;
 
 pub use crate::pod_net::route_services;
-pub use ruleset::{Backend, Frontend, Protocol, Ruleset, Target, desired_rules};
+pub use ruleset::{Backend, Frontend, Place, Protocol, Ruleset, Target, desired_rules, host_ports, rules_of};
 pub use run::{ProxyConfig, run};
 pub use table::Table;

@@ -3,6 +3,7 @@
 //! ```text
 //!   prerouting, output ─▶ dispatch: address . protocol . port ─▶ verdict map `services`
 //!                                   (then 0.0.0.0 . protocol . port, if the destination is local: node ports)
+//!                                   (both first as a frontend for clients inside, if the client is one)
 //!        goto pick-<kind>-<number of targets>[-<affinity seconds>]
 //!             number = random below the count;  map `targets`: address . protocol . port . number ─▶ dnat
 //!   affinity: map `sticky` (client . address . protocol . port ─▶ address of the target, expires), good while
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::ruleset::{Backend, Frontend, Target};
-use crate::nft::{Batch, Expr, Field, Hook, HookPoint, R, SetSpec, SetValue, Value, Verdict};
+use crate::nft::{Batch, Expr, Field, Hook, HookPoint, R, SetKind, SetSpec, SetValue, Value, Verdict};
 
 use Field::{Address, Number, Port, Protocol};
 
@@ -30,11 +31,21 @@ pub(crate) enum Set {
     Sticky,
     Closed,
     Hairpin,
+    Restricted,
+    Allowed,
 }
 
 impl Set {
-    pub(crate) const ALL: [Set; 6] =
-        [Set::Services, Set::Targets, Set::Affine, Set::Sticky, Set::Closed, Set::Hairpin];
+    pub(crate) const ALL: [Set; 8] = [
+        Set::Services,
+        Set::Targets,
+        Set::Affine,
+        Set::Sticky,
+        Set::Closed,
+        Set::Hairpin,
+        Set::Restricted,
+        Set::Allowed,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -44,6 +55,8 @@ impl Set {
             Set::Sticky => "sticky",
             Set::Closed => "closed",
             Set::Hairpin => "hairpin",
+            Set::Restricted => "restricted",
+            Set::Allowed => "allowed",
         }
     }
 
@@ -54,8 +67,15 @@ impl Set {
             Set::Affine => (&[Address, Protocol, Port, Address], SetValue::Data(&[Address, Port])),
             Set::Sticky => (&[Address, Address, Protocol, Port], SetValue::Data(&[Address])),
             Set::Hairpin => (&[Address, Address], SetValue::Nothing),
+            Set::Restricted => (&[Address, Protocol, Port], SetValue::Nothing),
+            Set::Allowed => (&[Address, Protocol, Port, Address], SetValue::Nothing),
         };
-        SetSpec { name: self.name(), key, value, dynamic: matches!(self, Set::Sticky) }
+        let kind = match self {
+            Set::Sticky => SetKind::Dynamic,
+            Set::Allowed => SetKind::Ranges,
+            _ => SetKind::Plain,
+        };
+        SetSpec { name: self.name(), key, value, kind }
     }
 }
 
@@ -64,13 +84,20 @@ impl Set {
 pub(crate) struct Pick {
     /// keyed by 0.0.0.0 instead of the packet's destination
     node_port: bool,
+    /// for clients inside the cluster
+    inside: bool,
     count: u32,
     affinity_seconds: Option<u32>,
 }
 
 impl Pick {
     fn name(self) -> String {
-        let kind = if self.node_port { "node" } else { "ip" };
+        let kind = match (self.node_port, self.inside) {
+            (true, false) => "node",
+            (false, false) => "ip",
+            (true, true) => "node-inside",
+            (false, true) => "ip-inside",
+        };
         match self.affinity_seconds {
             Some(seconds) => format!("pick-{kind}-{}-{seconds}s", self.count),
             None => format!("pick-{kind}-{}", self.count),
@@ -112,7 +139,7 @@ impl Pick {
     }
 
     fn frontend(self, first: u32) -> Vec<Expr> {
-        frontend_key(first, self.node_port)
+        frontend_key(first, self.node_port, self.inside)
     }
 }
 
@@ -122,10 +149,16 @@ fn by_way_of_mark(from: R, to: R) -> [Expr; 4] {
     [Expr::Mark(R(9)), Expr::SetMark(from), Expr::Mark(to), Expr::SetMark(R(9))]
 }
 
+/// In the part of a key that holds the protocol, behind the protocol: the frontend is for clients inside.
+const INSIDE: [u8; 4] = [0, 0, 0, 1];
+
 /// Loads address, protocol and port of the packet's destination into three registers.
-fn frontend_key(first: u32, node_port: bool) -> Vec<Expr> {
+fn frontend_key(first: u32, node_port: bool, inside: bool) -> Vec<Expr> {
     let address = if node_port { Expr::Load(R(first), vec![0; 4]) } else { Expr::Destination(R(first)) };
-    vec![address, Expr::L4Protocol(R(first + 1)), Expr::DestinationPort(R(first + 2))]
+    let mut key = vec![address, Expr::L4Protocol(R(first + 1))];
+    key.extend(inside.then_some(Expr::Xor(R(first + 1), INSIDE)));
+    key.push(Expr::DestinationPort(R(first + 2)));
+    key
 }
 
 /// What a frontend puts into the maps.
@@ -146,10 +179,25 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
         Backend::Drop => {
             out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Drop));
         }
-        Backend::Targets { targets, affinity_seconds } => {
+        Backend::DropOutside => {
+            out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Goto("drop-outside".into())));
+        }
+        Backend::Targets { targets, affinity_seconds, sources } => {
+            if !sources.is_empty() {
+                out.elements.insert((Set::Restricted, key.clone()), Value::Nothing);
+            }
+            for (first, last) in merged(sources) {
+                let from = [&key[..], &first.octets()].concat();
+                let to = [&key[..], &last.octets()].concat();
+                out.elements.insert((Set::Allowed, from), Value::Until(to));
+            }
             let count = u32::try_from(targets.len()).expect("fewer than 2^32 endpoints");
-            let pick =
-                Pick { node_port: frontend.address.is_none(), count, affinity_seconds: *affinity_seconds };
+            let pick = Pick {
+                node_port: frontend.address.is_none(),
+                inside: frontend.inside,
+                count,
+                affinity_seconds: *affinity_seconds,
+            };
             for (number, target) in (0u32..).zip(targets) {
                 let numbered = [&key[..], &number.to_ne_bytes()].concat();
                 out.elements.insert((Set::Targets, numbered), Value::Data(target_bytes(*target)));
@@ -166,6 +214,26 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
     out
 }
 
+/// First and last addresses of networks, without overlaps, which the kernel refuses.
+fn merged(networks: &[(Ipv4Addr, u8)]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let mut ranges: Vec<(u32, u32)> = networks
+        .iter()
+        .map(|(network, prefix)| {
+            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+            (u32::from(*network) & mask, u32::from(*network) | !mask)
+        })
+        .collect();
+    ranges.sort_unstable();
+    let mut out: Vec<(u32, u32)> = Vec::new();
+    for (first, last) in ranges {
+        match out.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => out.push((first, last)),
+        }
+    }
+    out.into_iter().map(|(first, last)| (first.into(), last.into())).collect()
+}
+
 /// The element that lets a pod reach itself through a service.
 pub(crate) fn hairpin(address: Ipv4Addr) -> (Set, Vec<u8>) {
     (Set::Hairpin, [address.octets(), address.octets()].concat())
@@ -173,7 +241,7 @@ pub(crate) fn hairpin(address: Ipv4Addr) -> (Set, Vec<u8>) {
 
 fn frontend_bytes(frontend: &Frontend) -> Vec<u8> {
     let mut out = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets().to_vec();
-    out.extend([frontend.protocol.number(), 0, 0, 0]);
+    out.extend([frontend.protocol.number(), 0, 0, u8::from(frontend.inside)]);
     out.extend(frontend.port.to_be_bytes());
     out.extend([0; 2]);
     out
@@ -202,6 +270,7 @@ pub(crate) fn write_sets_and_leaves(batch: &mut Batch) {
     for set in Set::ALL {
         batch.set(&set.spec());
     }
+    batch.chain("drop-outside", None);
     batch.chain("refuse", None);
     batch.rule("refuse", &[Expr::L4Protocol(R(0)), Expr::Equal(R(0), vec![6]), Expr::RejectTcpReset]);
     batch.rule("refuse", &[Expr::RejectPortUnreachable]);
@@ -210,8 +279,11 @@ pub(crate) fn write_sets_and_leaves(batch: &mut Batch) {
 /// The chains that look into the maps and the hooks; comes after the elements, so that no packet meets a map
 /// that is half full.
 pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
-    look_up(batch, "dispatch", Set::Services);
-    look_up(batch, "check-closed", Set::Closed);
+    drop_outside(batch, at);
+    look_up(batch, "dispatch-inside", Set::Services, true);
+    look_up(batch, "dispatch", Set::Services, false);
+    look_up(batch, "check-closed", Set::Closed, false);
+    check_sources(batch);
 
     const RAW: i32 = -300;
     const BEFORE_DNAT: i32 = -110;
@@ -231,20 +303,19 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
         ("closed-prerouting", "nat-prerouting", HookPoint::Prerouting),
         ("closed-output", "nat-output", HookPoint::Output),
     ] {
-        const STATE_NEW: u32 = 8;
         batch.chain(closed, hook("filter", point, BEFORE_DNAT));
-        batch.rule(
-            closed,
-            &[
-                Expr::CtState(R(0)),
-                Expr::And(R(0), STATE_NEW),
-                Expr::NotEqual(R(0), vec![0; 4]),
-                Expr::Do(Verdict::Jump("check-closed".into())),
-            ],
-        );
+        batch.rule(closed, &[&new_flow()[..], &[Expr::Do(Verdict::Jump("check-closed".into()))]].concat());
         batch.chain(nat, hook("nat", point, DNAT));
+        let mut from_inside = match point {
+            HookPoint::Output => Vec::new(),
+            _ => [&[Expr::Source(R(4))][..], &in_range(4, at.cluster_cidr, true)].concat(),
+        };
+        from_inside.push(Expr::Do(Verdict::Jump("dispatch-inside".into())));
+        batch.rule(nat, &from_inside);
         batch.rule(nat, &[Expr::Do(Verdict::Jump("dispatch".into()))]);
     }
+    let new_flows = [&new_flow()[..], &[Expr::Do(Verdict::Jump("check-sources".into()))]].concat();
+    batch.rule("closed-prerouting", &new_flows);
     if let Some(services) = at.service_cidr {
         const FILTER: i32 = 0;
         // What is still on its way to a cluster IP after the rewriting has no service.
@@ -258,15 +329,45 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
     postrouting(batch, at);
 }
 
+/// Holds for the first packet of a flow.
+fn new_flow() -> [Expr; 3] {
+    const STATE_NEW: u32 = 8;
+    [Expr::CtState(R(0)), Expr::And(R(0), STATE_NEW), Expr::NotEqual(R(0), vec![0; 4])]
+}
+
+/// Kind of an address that the machine itself has (RTN_LOCAL).
+const LOCAL: u32 = 2;
+
+/// Drops what comes from neither a pod nor the node itself.
+fn drop_outside(batch: &mut Batch, at: &Addresses) {
+    const CHAIN: &str = "drop-outside";
+    let from_pod = [&[Expr::Source(R(4))][..], &in_range(4, at.cluster_cidr, true)].concat();
+    batch.rule(CHAIN, &[&from_pod[..], &[Expr::Do(Verdict::Return)]].concat());
+    let own = [Expr::SourceType(R(0)), Expr::Equal(R(0), LOCAL.to_ne_bytes().to_vec())];
+    batch.rule(CHAIN, &[&own[..], &[Expr::Do(Verdict::Return)]].concat());
+    batch.rule(CHAIN, &[Expr::Do(Verdict::Drop)]);
+}
+
+/// `loadBalancerSourceRanges`: what goes to a restricted frontend must come from an allowed network.
+fn check_sources(batch: &mut Batch) {
+    const CHAIN: &str = "check-sources";
+    batch.chain(CHAIN, None);
+    let mut rule = frontend_key(0, false, false);
+    rule.push(Expr::InSet(Set::Restricted.name(), R(0)));
+    rule.push(Expr::Source(R(3)));
+    rule.push(Expr::NotInSet(Set::Allowed.name(), R(0)));
+    rule.push(Expr::Do(Verdict::Drop));
+    batch.rule(CHAIN, &rule);
+}
+
 /// A chain that looks the destination up as it is and then, if it is a local address, as a node port.
-fn look_up(batch: &mut Batch, chain: &str, set: Set) {
-    const LOCAL: u32 = 2;
+fn look_up(batch: &mut Batch, chain: &str, set: Set, inside: bool) {
     batch.chain(chain, None);
-    let mut direct = frontend_key(0, false);
+    let mut direct = frontend_key(0, false, inside);
     direct.push(Expr::VerdictMap(set.name(), R(0)));
     batch.rule(chain, &direct);
     let mut local = vec![Expr::DestinationType(R(0)), Expr::Equal(R(0), LOCAL.to_ne_bytes().to_vec())];
-    local.extend(frontend_key(0, true));
+    local.extend(frontend_key(0, true, inside));
     local.push(Expr::VerdictMap(set.name(), R(0)));
     batch.rule(chain, &local);
 }

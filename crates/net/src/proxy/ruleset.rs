@@ -13,7 +13,8 @@ use std::net::Ipv4Addr;
 
 use api::ObjectKey;
 
-use crate::model::{Endpoint, EndpointSlice, Service, ServicePort, View};
+use crate::model::{ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, View};
+use crate::pod_net::parse_cidr;
 
 /// Services that carry it are left to another proxy.
 const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -58,6 +59,15 @@ pub struct Frontend {
     pub address: Option<Ipv4Addr>,
     pub protocol: Protocol,
     pub port: u16,
+    /// For clients inside the cluster (pods, the node itself) alone, who come first here.
+    pub inside: bool,
+}
+
+impl Frontend {
+    /// One for all clients.
+    pub fn new(address: Option<Ipv4Addr>, protocol: Protocol, port: u16) -> Self {
+        Self { address, protocol, port, inside: false }
+    }
 }
 
 /// Where packets end up.
@@ -70,12 +80,30 @@ pub struct Target {
 /// What happens to packets for a frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// At least one target; with affinity a client stays with its target for so many seconds.
-    Targets { targets: Vec<Target>, affinity_seconds: Option<u32> },
+    /// At least one target; with affinity a client stays with its target for so many seconds. If there are
+    /// `sources`, clients from elsewhere are not served.
+    Targets { targets: Vec<Target>, affinity_seconds: Option<u32>, sources: Vec<(Ipv4Addr, u8)> },
     /// No endpoints at all: the client is told at once.
     Reject,
     /// A "Local" traffic policy and no endpoint on this node.
     Drop,
+    /// The same, but clients inside the cluster have a frontend of their own.
+    DropOutside,
+}
+
+impl Backend {
+    /// Targets for everybody, without affinity.
+    pub fn to(targets: Vec<Target>) -> Self {
+        Backend::Targets { targets, affinity_seconds: None, sources: Vec::new() }
+    }
+}
+
+/// Where a node is: what decides which endpoints it uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub node: String,
+    /// Label `topology.kubernetes.io/zone`, or "".
+    pub zone: String,
 }
 
 /// All frontends of a node.
@@ -85,10 +113,10 @@ pub struct Ruleset {
 }
 
 /// The rules for all services. Where two services claim one frontend, the first by namespace and name gets it.
-pub fn desired_rules(view: &View, node: &str) -> Ruleset {
+pub fn desired_rules(view: &View, here: &Place) -> Ruleset {
     let mut frontends = BTreeMap::new();
     for (key, service) in view.services() {
-        for (frontend, backend) in service_rules(service, &slices_of(view, key), node) {
+        for (frontend, backend) in service_rules(service, &slices_of(view, key), here) {
             frontends.entry(frontend).or_insert(backend);
         }
     }
@@ -100,11 +128,33 @@ fn slices_of<'a>(view: &'a View, key: &ObjectKey) -> Vec<&'a EndpointSlice> {
 }
 
 /// The rules for one service of the view; none if it is not there.
-pub fn rules_of(view: &View, key: &ObjectKey, node: &str) -> Vec<(Frontend, Backend)> {
-    view.service(key).map(|s| service_rules(s, &slices_of(view, key), node)).unwrap_or_default()
+pub fn rules_of(view: &View, key: &ObjectKey, here: &Place) -> Vec<(Frontend, Backend)> {
+    view.service(key).map(|s| service_rules(s, &slices_of(view, key), here)).unwrap_or_default()
 }
 
-fn service_rules(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<(Frontend, Backend)> {
+/// The host ports of a pod on this node (`hostPort`, `hostIP` of its containers' ports).
+pub fn host_ports(pod: &Pod) -> Vec<(Frontend, Backend)> {
+    let Some(address) = pod.address() else { return Vec::new() };
+    let ports = pod.serving_containers().flat_map(|c| &c.ports).filter(|p| p.host_port != 0);
+    let rule = |port: &ContainerPort| {
+        let host: Option<Ipv4Addr> = match port.host_ip.as_str() {
+            "" => None,
+            text => Some(text.parse().ok()?).filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
+        };
+        let frontend = Frontend::new(host, Protocol::parse(&port.protocol)?, port.host_port);
+        Some((frontend, Backend::to(vec![Target { address, port: port.container_port }])))
+    };
+    ports.filter_map(rule).collect()
+}
+
+/// How many ready endpoints of a service are on this node: what its health check port tells a load balancer.
+pub fn local_endpoints(view: &View, key: &ObjectKey, node: &str) -> usize {
+    let endpoints = view.slices(key).flat_map(|slice| &slice.endpoints);
+    let local = endpoints.filter(|e| e.conditions.is_ready() && e.node_name.as_deref() == Some(node));
+    local.filter_map(|e| e.addresses.first()).collect::<BTreeSet<_>>().len()
+}
+
+fn service_rules(service: &Service, slices: &[&EndpointSlice], here: &Place) -> Vec<(Frontend, Backend)> {
     let labels = &service.metadata.labels;
     let spec = &service.spec;
     let skipped = spec.kind == "ExternalName"
@@ -121,35 +171,65 @@ fn service_rules(service: &Service, slices: &[&EndpointSlice], node: &str) -> Ve
         spec.cluster_ips.iter().chain([&spec.cluster_ip]).filter_map(|a| a.parse().ok()).collect();
     let ingress = service.status.load_balancer.ingress.iter();
     let balancers = ingress.filter(|i| i.ip_mode != "Proxy").map(|i| &i.ip);
-    let external: BTreeSet<Ipv4Addr> =
-        spec.external_ips.iter().chain(balancers).filter_map(|a| a.parse().ok()).collect();
+    let balancers: BTreeSet<Ipv4Addr> = balancers.filter_map(|a| a.parse().ok()).collect();
+    let external: BTreeSet<Ipv4Addr> = spec.external_ips.iter().filter_map(|a| a.parse().ok()).collect();
+    let ranges: Vec<(Ipv4Addr, u8)> =
+        spec.load_balancer_source_ranges.iter().filter_map(|r| parse_cidr(r.trim())).collect();
 
     let mut out = Vec::new();
     for port in &spec.ports {
         let Some(protocol) = Protocol::parse(&port.protocol) else { continue };
-        let backend = |local: bool| backend(slices, port, protocol, local.then_some(node), affinity_seconds);
+        let backend = |local: bool| backend(slices, port, protocol, local, here, affinity_seconds);
         let inside = backend(spec.internal_traffic_policy == "Local");
-        let outside = backend(spec.external_traffic_policy == "Local");
-        let at = |address, port| Frontend { address, protocol, port };
-        out.extend(cluster_ips.iter().map(|a| (at(Some(*a), port.port), inside.clone())));
-        out.extend(external.iter().map(|a| (at(Some(*a), port.port), outside.clone())));
+        out.extend(
+            cluster_ips.iter().map(|a| (Frontend::new(Some(*a), protocol, port.port), inside.clone())),
+        );
+        let keeps_local = spec.external_traffic_policy == "Local";
+        let (everywhere, outside) = (backend(false), backend(keeps_local));
+        let mut at = |address, port, sources: &[(Ipv4Addr, u8)]| {
+            let frontend = Frontend::new(address, protocol, port);
+            let split = keeps_local && matches!(everywhere, Backend::Targets { .. });
+            if split {
+                // "Local" is about keeping an outside client's address; who is inside gets every endpoint.
+                let inside = Frontend { inside: true, ..frontend };
+                out.push((inside, everywhere.clone()));
+            }
+            let outside = match &outside {
+                Backend::Drop if split => Backend::DropOutside,
+                other => restricted(other.clone(), sources),
+            };
+            out.push((frontend, outside));
+        };
+        external.iter().for_each(|a| at(Some(*a), port.port, &[]));
+        balancers.difference(&external).for_each(|a| at(Some(*a), port.port, &ranges));
         if port.node_port != 0 {
-            out.push((at(None, port.node_port), outside));
+            at(None, port.node_port, &[]);
         }
     }
     out
 }
 
-/// Chooses the endpoints of one port: the ready ones, or else those that still serve while they terminate; with
-/// `only_on`, those on one node.
+fn restricted(backend: Backend, ranges: &[(Ipv4Addr, u8)]) -> Backend {
+    match backend {
+        Backend::Targets { targets, affinity_seconds, .. } => {
+            Backend::Targets { targets, affinity_seconds, sources: ranges.to_vec() }
+        }
+        other => other,
+    }
+}
+
+/// Chooses the endpoints of one port: the ready ones, or else those that still serve while they terminate; if
+/// `only_local`, those on this node, and otherwise those that hints assign to it.
 fn backend(
     slices: &[&EndpointSlice],
     port: &ServicePort,
     protocol: Protocol,
-    only_on: Option<&str>,
+    only_local: bool,
+    here: &Place,
     affinity_seconds: Option<u32>,
 ) -> Backend {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+    let mut hints = Hints::default();
     let mut anywhere = false;
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let matching = |p: &&crate::model::EndpointPort| {
@@ -161,22 +241,58 @@ fn backend(
                 let usable = endpoint.conditions.is_ready();
                 let fallback = endpoint.conditions.is_serving_while_terminating();
                 anywhere |= usable || fallback;
-                if only_on.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
+                if only_local && endpoint.node_name.as_deref() != Some(&here.node) {
                     continue;
                 }
                 if usable {
                     ready.insert(target);
+                    hints.note(endpoint, target, here);
                 } else if fallback {
                     serving.insert(target);
                 }
             }
         }
     }
-    let chosen = if ready.is_empty() { serving } else { ready };
+    let chosen = match (ready.is_empty(), only_local) {
+        (true, _) => serving,
+        (false, true) => ready,
+        (false, false) => hints.choose().unwrap_or(ready),
+    };
     match (chosen.is_empty(), anywhere) {
-        (false, _) => Backend::Targets { targets: chosen.into_iter().collect(), affinity_seconds },
+        (false, _) => {
+            Backend::Targets { targets: chosen.into_iter().collect(), affinity_seconds, sources: Vec::new() }
+        }
         (true, true) => Backend::Drop,
         (true, false) => Backend::Reject,
+    }
+}
+
+/// Hints count only if every ready endpoint has one and some endpoint is meant for this node: a partial set would
+/// overload or starve somebody (KEP-2433, KEP-3015).
+#[derive(Default)]
+struct Hints {
+    without_zone: bool,
+    without_node: bool,
+    for_zone: BTreeSet<Target>,
+    for_node: BTreeSet<Target>,
+}
+
+impl Hints {
+    fn note(&mut self, endpoint: &Endpoint, target: Target, here: &Place) {
+        let hints = &endpoint.hints;
+        self.without_zone |= hints.for_zones.is_empty();
+        self.without_node |= hints.for_nodes.is_empty();
+        if !here.zone.is_empty() && hints.for_zones.iter().any(|zone| zone.name == here.zone) {
+            self.for_zone.insert(target);
+        }
+        if hints.for_nodes.iter().any(|node| node.name == here.node) {
+            self.for_node.insert(target);
+        }
+    }
+
+    fn choose(self) -> Option<BTreeSet<Target>> {
+        let near = (!self.without_node).then_some(self.for_node).filter(|chosen| !chosen.is_empty());
+        near.or_else(|| (!self.without_zone).then_some(self.for_zone).filter(|chosen| !chosen.is_empty()))
     }
 }
 
@@ -223,7 +339,8 @@ impl fmt::Display for Frontend {
         match self.address {
             Some(address) => write!(f, "{:?} {address}:{}", self.protocol, self.port),
             None => write!(f, "{:?} node:{}", self.protocol, self.port),
-        }
+        }?;
+        if self.inside { write!(f, " from inside") } else { Ok(()) }
     }
 }
 
@@ -232,16 +349,20 @@ impl fmt::Display for Ruleset {
         for (frontend, backend) in &self.frontends {
             write!(f, "{frontend} ->")?;
             match backend {
-                Backend::Targets { targets, affinity_seconds } => {
+                Backend::Targets { targets, affinity_seconds, sources } => {
                     for t in targets {
                         write!(f, " {}:{}", t.address, t.port)?;
                     }
                     if let Some(seconds) = affinity_seconds {
                         write!(f, " (same client, same target for {seconds} s)")?;
                     }
+                    for (network, prefix) in sources {
+                        write!(f, " from {network}/{prefix}")?;
+                    }
                 }
                 Backend::Reject => write!(f, " reject")?,
                 Backend::Drop => write!(f, " drop")?,
+                Backend::DropOutside => write!(f, " drop from outside")?,
             }
             writeln!(f)?;
         }

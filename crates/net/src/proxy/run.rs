@@ -1,6 +1,6 @@
-//! The running proxy: follows Services and EndpointSlices and keeps the table in step.
+//! The running proxy: follows Services, EndpointSlices and the node's own pods, and keeps the table in step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use api::ObjectKey;
 use client::{Change, Client, Informer, Scope};
 use tokio::sync::{mpsc, watch};
 
-use super::ruleset::rules_of;
+use super::health::HealthChecks;
+use super::ruleset::{Backend, Frontend, Place, host_ports, local_endpoints, rules_of};
 use super::table::Table;
-use crate::model::{EndpointSlice, Service, View};
+use crate::model::{EndpointSlice, Node, Pod, Service, View};
 use crate::netlink::NetlinkError;
 use crate::pod_net::{route_services, table_name};
 
@@ -41,11 +42,23 @@ impl ProxyConfig {
 pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<bool>) {
     let services = Informer::<Service>::start(&client, Scope::default());
     let slices = Informer::<EndpointSlice>::start(&client, Scope::default());
+    let only = |field: &str| {
+        let selector = Some(format!("{field}={}", config.node_name));
+        Scope { field_selector: selector, ..Scope::default() }
+    };
+    let pods = Informer::<Pod>::start(&client, only("spec.nodeName"));
+    let nodes = Informer::<Node>::start(&client, only("metadata.name"));
     let mut proxy = Proxy {
         services: services.subscribe(),
         slices: slices.subscribe(),
+        pods: pods.subscribe(),
+        nodes: nodes.subscribe(),
+        place: Place { node: config.node_name.clone(), zone: String::new() },
+        health: HealthChecks::default(),
         view: View::default(),
         touched: BTreeSet::new(),
+        host_ports: BTreeMap::new(),
+        touched_pods: BTreeSet::new(),
         table: Some(config.table()),
         unrouted: config.service_cidr,
         config,
@@ -54,6 +67,8 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
     let synced = async {
         services.synced().await;
         slices.synced().await;
+        pods.synced().await;
+        nodes.synced().await;
     };
     tokio::select! {
         () = synced => {}
@@ -62,12 +77,24 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
     proxy.follow(stop).await;
 }
 
+/// The name under which a pod claims its host ports; no namespace contains a slash, so no service has it.
+fn claimant(pod: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(format!("pod/{}", pod.namespace), &*pod.name)
+}
+
 struct Proxy {
     config: ProxyConfig,
     services: mpsc::UnboundedReceiver<Change<Service>>,
     slices: mpsc::UnboundedReceiver<Change<EndpointSlice>>,
+    pods: mpsc::UnboundedReceiver<Change<Pod>>,
+    nodes: mpsc::UnboundedReceiver<Change<Node>>,
+    place: Place,
+    health: HealthChecks,
     view: View,
     touched: BTreeSet<ObjectKey>,
+    /// of the pods on this node that have any
+    host_ports: BTreeMap<ObjectKey, Vec<(Frontend, Backend)>>,
+    touched_pods: BTreeSet<ObjectKey>,
     /// cluster IPs that still need a route
     unrouted: Option<(Ipv4Addr, u8)>,
     /// away while a blocking thread works with it
@@ -87,6 +114,12 @@ impl Proxy {
             while let Ok(change) = self.slices.try_recv() {
                 self.on_slice(change);
             }
+            while let Ok(change) = self.pods.try_recv() {
+                self.on_pod(&change);
+            }
+            while let Ok(change) = self.nodes.try_recv() {
+                self.on_node(change);
+            }
             let failed = match self.apply().await {
                 Ok(()) => false,
                 Err(error) => {
@@ -104,6 +137,8 @@ impl Proxy {
             let open = tokio::select! {
                 change = self.services.recv() => change.map(|c| self.on_service(c)).is_some(),
                 change = self.slices.recv() => change.map(|c| self.on_slice(c)).is_some(),
+                change = self.pods.recv() => change.map(|c| self.on_pod(&c)).is_some(),
+                change = self.nodes.recv() => change.map(|c| self.on_node(c)).is_some(),
                 () = retry => true,
                 // Only here, so that the next run of the proxy never meets a change of this one.
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -126,15 +161,51 @@ impl Proxy {
         self.touched.extend(touched);
     }
 
+    fn on_pod(&mut self, change: &Change<Pod>) {
+        let ports = change.new.as_ref().map(|pod| host_ports(&pod.object)).unwrap_or_default();
+        if ports.is_empty() && !self.host_ports.contains_key(&change.key) {
+            return;
+        }
+        self.touched_pods.insert(change.key.clone());
+        if ports.is_empty() {
+            self.host_ports.remove(&change.key);
+        } else {
+            self.host_ports.insert(change.key.clone(), ports);
+        }
+    }
+
+    fn on_node(&mut self, change: Change<Node>) {
+        const ZONE: &str = "topology.kubernetes.io/zone";
+        let Some(node) = change.new else { return };
+        let zone = node.object.metadata.labels.get(ZONE).cloned().unwrap_or_default();
+        if zone != self.place.zone {
+            self.place.zone = zone;
+            self.touch_all();
+        }
+    }
+
+    fn touch_all(&mut self) {
+        self.touched.extend(self.view.services().map(|(key, _)| key.clone()));
+        self.touched_pods.extend(self.host_ports.keys().cloned());
+    }
+
     async fn apply(&mut self) -> Result<(), NetlinkError> {
-        let mut table = self.table.take().unwrap_or_else(|| {
-            // Only a panic in the blocking thread loses the table; start again with everything.
-            self.touched.extend(self.view.services().map(|(key, _)| key.clone()));
-            self.config.table()
-        });
+        let mut table = match self.table.take() {
+            Some(table) => table,
+            None => {
+                // Only a panic in the blocking thread loses the table; start again with everything.
+                self.touch_all();
+                self.config.table()
+            }
+        };
         for key in std::mem::take(&mut self.touched) {
-            let rules = rules_of(&self.view, &key, &self.config.node_name);
+            let rules = rules_of(&self.view, &key, &self.place);
             table.set_service(&key, rules);
+            let port = self.view.service(&key).map_or(0, |s| s.spec.health_check_node_port);
+            self.health.set(&key, port, local_endpoints(&self.view, &key, &self.place.node));
+        }
+        for key in std::mem::take(&mut self.touched_pods) {
+            table.set_service(&claimant(&key), self.host_ports.get(&key).cloned().unwrap_or_default());
         }
         let (instance, pod_cidr) = (self.config.instance.clone(), self.config.pod_cidr);
         let unrouted = self.unrouted;

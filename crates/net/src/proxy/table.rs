@@ -168,9 +168,11 @@ impl Table {
             if frontend.protocol == Protocol::Udp {
                 let kept: BTreeSet<&Target> = new_targets.iter().collect();
                 let gone = old_targets.iter().filter(|t| !kept.contains(t));
-                delta.stale.gone.extend(gone.map(|t| (*frontend, *t)));
+                // A flow does not tell from where its client was.
+                let place = Frontend { inside: false, ..*frontend };
+                delta.stale.gone.extend(gone.map(|t| (place, *t)));
                 if old_targets.is_empty() && !new_targets.is_empty() {
-                    delta.stale.new.insert(*frontend);
+                    delta.stale.new.insert(place);
                 }
             }
             self.count_hairpins(&mut installed.hairpin, old_targets, new_targets, &mut delta);
@@ -249,7 +251,7 @@ impl Table {
 }
 
 fn is_stale(flow: &conntrack::Flow, stale: &StaleUdp) -> bool {
-    let frontend = |address| Frontend { address, protocol: Protocol::Udp, port: flow.to.port() };
+    let frontend = |address| Frontend::new(address, Protocol::Udp, flow.to.port());
     let direct = frontend(Some(*flow.to.ip()));
     let target = Target { address: *flow.answered_by.ip(), port: flow.answered_by.port() };
     let never_rewritten = flow.to == flow.answered_by;
@@ -261,17 +263,18 @@ fn is_stale(flow: &conntrack::Flow, stale: &StaleUdp) -> bool {
 fn targets(backend: &Backend) -> &[Target] {
     match backend {
         Backend::Targets { targets, .. } => targets,
-        Backend::Reject | Backend::Drop => &[],
+        Backend::Reject | Backend::Drop | Backend::DropOutside => &[],
     }
 }
 
 fn arranged(backend: &Backend, old: &[Target]) -> Backend {
     match backend {
-        Backend::Targets { targets, affinity_seconds } => Backend::Targets {
+        Backend::Targets { targets, affinity_seconds, sources } => Backend::Targets {
             targets: keep_places(old, targets.clone()),
             affinity_seconds: *affinity_seconds,
+            sources: sources.clone(),
         },
-        Backend::Reject | Backend::Drop => backend.clone(),
+        Backend::Reject | Backend::Drop | Backend::DropOutside => backend.clone(),
     }
 }
 

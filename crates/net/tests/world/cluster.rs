@@ -39,6 +39,15 @@ impl Cluster {
         );
     }
 
+    /// A running pod whose container has these ports.
+    pub(crate) fn pod(&self, name: &str, ports: Value, address: std::net::IpAddr) {
+        self.put(
+            "pods",
+            json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"containers": [{"ports": ports}]},
+                   "status": {"phase": "Running", "podIP": address.to_string()}}),
+        );
+    }
+
     fn put(&self, resource: &'static str, mut object: Value) {
         let mut state = self.0.lock().unwrap();
         state.revision += 1;

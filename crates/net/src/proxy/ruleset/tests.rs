@@ -27,7 +27,11 @@ fn slice(of: &str, ports: Value, endpoints: Value) -> Value {
 }
 
 fn check(services: Value, slices: Value, expected: Expect) {
-    expected.assert_eq(&desired_rules(&view(services, slices), "here").to_string());
+    expected.assert_eq(&desired_rules(&view(services, slices), &here()).to_string());
+}
+
+fn here() -> Place {
+    Place { node: "here".into(), zone: "z1".into() }
 }
 
 #[test]
@@ -126,7 +130,8 @@ fn local_policies_keep_to_this_node_and_drop_where_it_has_nothing() {
             slice("b", ports, json!([on("10.244.1.3", "there")])),
         ]),
         expect![[r#"
-            Tcp node:30080 -> drop
+            Tcp node:30080 -> drop from outside
+            Tcp node:30080 from inside -> 10.244.1.3:8080
             Tcp 10.96.0.1:80 -> 10.244.0.2:8080
             Tcp 10.96.0.2:80 -> 10.244.1.3:8080
         "#]],
@@ -191,4 +196,105 @@ proptest! {
         let removed = old.difference(&new).count();
         prop_assert!(rewritten <= added.max(removed), "{before:?} -> {after:?}");
     }
+}
+
+#[test]
+fn clients_inside_reach_every_endpoint_of_an_outside_address_that_is_local() {
+    let spec = json!({"clusterIP": "10.96.0.1", "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+        "loadBalancerSourceRanges": ["198.51.100.0/24", " 203.0.113.9/32"],
+        "ports": [{"port": 80, "nodePort": 30080}]});
+    let mut service = service("web", spec);
+    service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}});
+    let there = json!([{"addresses": ["10.244.1.2"], "nodeName": "there"}]);
+    check(
+        json!([service.clone()]),
+        json!([slice("web", json!([{"port": 8080}]), there)]),
+        expect![[r#"
+            Tcp node:30080 -> drop from outside
+            Tcp node:30080 from inside -> 10.244.1.2:8080
+            Tcp 10.96.0.1:80 -> 10.244.1.2:8080
+            Tcp 192.0.2.9:80 -> drop from outside
+            Tcp 192.0.2.9:80 from inside -> 10.244.1.2:8080
+        "#]],
+    );
+    let both = json!([{"addresses": ["10.244.1.2"], "nodeName": "there"}, {"addresses": ["10.244.0.2"], "nodeName": "here"}]);
+    check(
+        json!([service]),
+        json!([slice("web", json!([{"port": 8080}]), both)]),
+        expect![[r#"
+        Tcp node:30080 -> 10.244.0.2:8080
+        Tcp node:30080 from inside -> 10.244.0.2:8080 10.244.1.2:8080
+        Tcp 10.96.0.1:80 -> 10.244.0.2:8080 10.244.1.2:8080
+        Tcp 192.0.2.9:80 -> 10.244.0.2:8080 from 198.51.100.0/24 from 203.0.113.9/32
+        Tcp 192.0.2.9:80 from inside -> 10.244.0.2:8080 10.244.1.2:8080
+    "#]],
+    );
+}
+
+#[test]
+fn hints_choose_endpoints_if_they_are_complete_and_somebody_is_near() {
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+    let hinted = |last: u8, zone: &str, node: &str| {
+        let named = |name: &str| if name.is_empty() { json!(null) } else { json!([{"name": name}]) };
+        json!({"addresses": [format!("10.244.0.{last}")], "hints": {"forZones": named(zone), "forNodes": named(node)}})
+    };
+    for (endpoints, chosen) in [
+        (vec![hinted(1, "z1", ""), hinted(2, "z2", "")], vec![1]),
+        (vec![hinted(1, "z1", ""), hinted(2, "", "")], vec![1, 2]),
+        (vec![hinted(1, "z3", ""), hinted(2, "z2", "")], vec![1, 2]),
+        (vec![hinted(1, "z1", "there"), hinted(2, "z1", "here")], vec![2]),
+        (vec![hinted(1, "z1", "there"), hinted(2, "z2", "there")], vec![1]),
+    ] {
+        let view = view(
+            json!([service("web", spec.clone())]),
+            json!([slice("web", json!([{"port": 80}]), json!(endpoints))]),
+        );
+        let rules = desired_rules(&view, &here());
+        let Some(Backend::Targets { targets, .. }) = rules.frontends.values().next() else {
+            panic!("{rules}")
+        };
+        assert_eq!(targets.iter().map(|t| t.address.octets()[3]).collect::<Vec<_>>(), chosen, "{rules}");
+    }
+}
+
+#[test]
+fn host_ports_lead_to_the_pod_while_it_has_an_address() {
+    let pod = |extra: Value| -> Pod {
+        let mut pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [
+            {"ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]},
+            {"ports": [{"containerPort": 53, "hostPort": 8080, "protocol": "UDP", "hostIP": "127.0.0.1"},
+                       {"containerPort": 54, "hostPort": 8054, "hostIP": "0.0.0.0"},
+                       {"containerPort": 55, "hostPort": 8055, "hostIP": "::1"}]}],
+            "initContainers": [{"ports": [{"containerPort": 1, "hostPort": 1}]},
+                {"restartPolicy": "Always", "ports": [{"containerPort": 2, "hostPort": 2}]}]},
+            "status": {"phase": "Running", "podIP": "10.244.0.7"}});
+        for (field, value) in extra.as_object().unwrap() {
+            let (at, name) = field.split_once('.').unwrap();
+            pod[at][name] = value.clone();
+        }
+        serde_json::from_value(pod).unwrap()
+    };
+    let rules = |pod: &Pod| Ruleset { frontends: host_ports(pod).into_iter().collect() }.to_string();
+    expect![[r#"
+        Tcp node:2 -> 10.244.0.7:2
+        Tcp node:8054 -> 10.244.0.7:54
+        Tcp node:8080 -> 10.244.0.7:80
+        Udp 127.0.0.1:8080 -> 10.244.0.7:53
+    "#]]
+    .assert_eq(&rules(&pod(json!({}))));
+    for without in
+        [json!({"status.podIP": ""}), json!({"status.phase": "Failed"}), json!({"spec.hostNetwork": true})]
+    {
+        assert_eq!(rules(&pod(without)), "");
+    }
+}
+
+#[test]
+fn a_health_check_counts_ready_endpoints_of_the_node() {
+    let endpoints = json!([{"addresses": ["10.244.0.1"], "nodeName": "here"},
+        {"addresses": ["10.244.0.2"], "nodeName": "here", "conditions": {"ready": false}},
+        {"addresses": ["10.244.0.3"], "nodeName": "there"}]);
+    let view =
+        view(json!([]), json!([slice("web", json!([{"port": 1}, {"name": "b", "port": 2}]), endpoints)]));
+    assert_eq!(local_endpoints(&view, &ObjectKey::new("ns", "web"), "here"), 1);
 }

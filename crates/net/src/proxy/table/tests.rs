@@ -2,12 +2,12 @@ use super::*;
 use crate::proxy::ruleset::Protocol::{Tcp, Udp};
 
 fn frontend(address: [u8; 4], protocol: Protocol, port: u16) -> Frontend {
-    Frontend { address: Some(address.into()), protocol, port }
+    Frontend::new(Some(address.into()), protocol, port)
 }
 
 fn targets_at(numbers: &[u8]) -> Backend {
     let target = |n: &u8| Target { address: Ipv4Addr::new(10, 244, 0, *n), port: 8080 };
-    Backend::Targets { targets: numbers.iter().map(target).collect(), affinity_seconds: None }
+    Backend::to(numbers.iter().map(target).collect())
 }
 
 fn table() -> Table {
