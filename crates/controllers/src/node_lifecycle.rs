@@ -100,11 +100,7 @@ impl Controller for NodeLifecycleController {
 }
 
 /// When a node was last heard of, and how long it may be silent.
-fn last_seen(
-    node: &Cached<Node>,
-    lease: Option<&Cached<Lease>>,
-    grace: Grace,
-) -> (Timestamp, Duration) {
+fn last_seen(node: &Cached<Node>, lease: Option<&Cached<Lease>>, grace: Grace) -> (Timestamp, Duration) {
     let renewed = lease.and_then(|lease| lease.object.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
     let ready = node.object.status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let heartbeat =

@@ -33,8 +33,8 @@ use crate::{nft, sysctl};
 
 mod config;
 
-pub use config::{PodMtu, PodNetConfig, gateway_of, parse_cidr};
 pub(crate) use config::{DEFAULT_MTU, gateway_link, link_prefix, table_name, tunnel_link};
+pub use config::{PodMtu, PodNetConfig, gateway_of, parse_cidr};
 
 use config::{cidr_file, lease_dir, link_group, macs, network_of, sysctl_dir};
 

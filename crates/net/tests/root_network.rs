@@ -482,6 +482,42 @@ fn a_load_balancer_address_can_be_kept_to_some_networks() {
 }
 
 #[test]
+fn rules_of_others_that_drop_traffic_of_pods_are_found() {
+    if !root() {
+        return;
+    }
+    if std::process::Command::new("nft").arg("-v").output().is_err() {
+        eprintln!("skipped: needs `nft` to make rules like a host firewall's");
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new();
+        let nft = |commands: &str| {
+            let done = std::process::Command::new("nft").arg(commands).status().unwrap();
+            assert!(done.success(), "{commands}");
+        };
+        let check = || block_on(net::foreign::check(&node.net, "podium-")).unwrap();
+        assert_eq!(check(), net::foreign::Report::default());
+        // a firewall that knows of pods is none of our business
+        nft(
+            "add table ip host; add chain ip host passing { type filter hook forward priority 0; policy drop; }; add rule ip host passing ip saddr 10.244.0.0/16 accept",
+        );
+        let harmless = check();
+        assert!(!harmless.is_blocked() && harmless.chains.len() == 1, "{harmless:?}");
+        nft("flush chain ip host passing");
+        let report = check();
+        assert!(report.between_pods && !report.to_node, "{report:?}");
+        let text = "packet rules on this machine drop traffic between pods; look at `nft list chain ip host passing` (policy drop)";
+        assert_eq!(report.to_string(), text);
+        nft(
+            "delete table ip host; add table inet wall; add chain inet wall arriving { type filter hook input priority 0; policy accept; }; add rule inet wall arriving ip protocol udp drop",
+        );
+        let report = check();
+        assert!(!report.between_pods && report.to_node, "{report:?}");
+    });
+}
+
+#[test]
 fn down_leaves_nothing() {
     if !root() {
         return;

@@ -50,8 +50,9 @@ impl ControlPlane {
             .with_context(|| format!("cannot open the store in {}", paths.data.display()))?;
         progress.ready("store", &paths.data.display().to_string());
 
-        let listener =
-            TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let gateway = Arc::new(Nodes::default());
         let server = open_server(&store, pki, address, node_ip, &gateway).await?;

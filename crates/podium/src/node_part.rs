@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api::{EventKind, GroupVersionResource, RequestOptions};
-use client::Client;
+use client::{Client, EventRecorder, EventType};
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::ObjectReference;
 use net::PodNet;
 use node::{NodeAgent, NodeConfig};
 use serde_json::Value;
@@ -48,6 +49,8 @@ pub(crate) struct NodeClients {
 pub(crate) struct NodePart {
     pub(crate) agent: Arc<NodeAgent>,
     tasks: JoinSet<()>,
+    /// What rules of others do to the traffic of pods, if it is bad.
+    blocked: Option<String>,
 }
 
 impl NodePart {
@@ -79,6 +82,16 @@ impl NodePart {
         .context("cannot set up the pod network")?;
         let living = engine.list_sandboxes().into_iter().map(|sandbox| sandbox.pod_uid).collect();
         pod_net.cleanup(&living).await.context("cannot free the addresses of vanished pods")?;
+        let blocked = match net::foreign::check(&pod_net, "podium-").await {
+            Ok(report) => Some(report).filter(net::foreign::Report::is_blocked).map(|r| r.to_string()),
+            Err(error) => {
+                tracing::warn!(%error, "could not find out whether other packet rules drop the traffic of pods");
+                None
+            }
+        };
+        if let Some(blocked) = &blocked {
+            progress.warn("network", blocked);
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(net::proxy::run(clients.proxy.clone(), proxy_config(&setup), stop.clone()));
         tasks.spawn(net::dns::run(clients.dns.clone(), dns_config(&setup), stop.clone()));
@@ -94,7 +107,7 @@ impl NodePart {
         );
         let running = Arc::clone(&agent);
         tasks.spawn(async move { running.run(stop).await });
-        Ok(Self { agent, tasks })
+        Ok(Self { agent, tasks, blocked })
     }
 
     /// Waits until the Node object is Ready.
@@ -111,6 +124,9 @@ impl NodePart {
                 let node: Value = serde_json::from_slice(&event.object).unwrap_or_default();
                 if matches!(event.kind, EventKind::Added | EventKind::Modified) && is_ready(&node) {
                     progress.ready("node", name);
+                    if let Some(blocked) = &self.blocked {
+                        report_blocked(client, name, blocked);
+                    }
                     return Ok(());
                 }
             }
@@ -125,6 +141,20 @@ impl NodePart {
             }
         }
     }
+}
+
+/// Says on the Node that its network does not work.
+fn report_blocked(client: &Client, node: &str, blocked: &str) {
+    let about = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(node.to_owned()),
+        // as the events of node agents have it
+        uid: Some(node.to_owned()),
+        ..ObjectReference::default()
+    };
+    let recorder = EventRecorder::new(client.clone(), "podium-network", node);
+    recorder.event(&about, EventType::Warning, "PodTrafficBlocked", blocked);
 }
 
 fn node_config(setup: &NodeSetup<'_>) -> NodeConfig {

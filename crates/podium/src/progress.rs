@@ -28,6 +28,12 @@ impl Progress {
         outln(format!("  {mark} {part:<14} {millis:>6} ms  {detail}").trim_end());
     }
 
+    /// Something is wrong, but the start goes on.
+    pub(crate) fn warn(&self, part: &str, detail: &str) {
+        let mark = if self.terminal { "\x1b[33m!\x1b[0m" } else { "warning" };
+        outln(&format!("  {mark} {part}: {detail}"));
+    }
+
     /// Everything is ready; `lines` say how to go on.
     pub(crate) fn done(&self, summary: &str, lines: &[String]) {
         outln(&format!("{summary} after {} ms", self.begun.elapsed().as_millis()));

@@ -188,15 +188,8 @@ mod tests {
             ("list", "", "services", "", "", "", Nothing),
         ];
         for (verb, group, resource, subresource, namespace, name, want) in table {
-            let attributes = Attributes {
-                verb,
-                group,
-                resource,
-                subresource,
-                namespace,
-                name,
-                ..Attributes::default()
-            };
+            let attributes =
+                Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() };
             assert_eq!(needs("a", &attributes), want, "{attributes:?}");
         }
     }

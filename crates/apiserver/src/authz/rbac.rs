@@ -347,8 +347,15 @@ mod tests {
             (rule("list", "core", "secrets", "a"), "list", "", "secrets", "", "", false),
         ];
         for (rule, verb, group, resource, subresource, name, want) in table {
-            let attributes =
-                Attributes { verb, group, resource, subresource, name, namespace: "n", ..Attributes::default() };
+            let attributes = Attributes {
+                verb,
+                group,
+                resource,
+                subresource,
+                name,
+                namespace: "n",
+                ..Attributes::default()
+            };
             assert_eq!(rule.allows(&attributes), want, "{rule:?} {attributes:?}");
         }
         let urls = Rule {
