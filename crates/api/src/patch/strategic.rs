@@ -190,10 +190,7 @@ impl<'t> Merger<'t> {
             }
         }
         let identity = |v: &Value| v.get(key).cloned().unwrap_or_default();
-        Ok(match order {
-            Some(order) => reorder(current, &before, order, identity),
-            None => current,
-        })
+        Ok(reorder(current, &before, order.map_or(items, Vec::as_slice), identity))
     }
 }
 
@@ -231,13 +228,11 @@ fn primitives(
             merged.push(item.clone());
         }
     }
-    match order {
-        Some(order) => reorder(merged, &current, order, Value::clone),
-        None => merged,
-    }
+    reorder(merged, &current, order.map_or(items, Vec::as_slice), Value::clone)
 }
 
-/// Puts listed items in the listed order; the others keep their place relative to the items they stood before.
+/// Puts listed items in the listed order (the patch's own, unless a directive lists them); the others keep their place
+/// relative to the items they stood before, behind those that are new.
 fn reorder(
     merged: Vec<Value>,
     before: &[Value],

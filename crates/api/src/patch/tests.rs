@@ -44,7 +44,7 @@ fn strategic_patches() {
             "/spec/items",
             json!([{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "3"}]),
         ),
-        (json!({"spec": {"items": [{"name": "c"}]}}), "/spec/items/2", json!({"name": "c"})),
+        (json!({"spec": {"items": [{"name": "c"}]}}), "/spec/items/0", json!({"name": "c"})),
         (json!({"spec": {"items": [{"name": "a", "args": ["y"]}]}}), "/spec/items/0/args", json!(["y"])),
         (
             json!({"spec": {"items": [{"name": "a", "$patch": "delete"}]}}),
@@ -69,7 +69,7 @@ fn strategic_patches() {
         ),
         (json!({"spec": {"$patch": "replace", "replicas": 1}}), "/spec", json!({"replicas": 1})),
         (json!({"spec": {"$patch": "delete"}}), "/spec", json!({})),
-        (json!({"metadata": {"finalizers": ["h", "f"]}}), "/metadata/finalizers", json!(["f", "g", "h"])),
+        (json!({"metadata": {"finalizers": ["h", "f"]}}), "/metadata/finalizers", json!(["h", "f", "g"])),
         (
             json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["f"]}}),
             "/metadata/finalizers",

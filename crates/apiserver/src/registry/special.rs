@@ -125,8 +125,27 @@ impl Registry {
             crate::url::merge_delete_options(&mut options, body)?;
         }
         self.spend_budget(call).await?;
+        if !call.dry_run() {
+            self.say_why(call).await?;
+        }
         self.delete_object(call, &call.key(), &options).await?;
         call.form.tree(201, &success(Value::Null, 201))
+    }
+
+    /// Notes on a pod that it did not end by itself: who counts its failures may leave this one out.
+    async fn say_why(&self, call: &Call<'_>) -> Result<(), Status> {
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastProbeTime": null,
+            "lastTransitionTime": meta::timestamp(call.now)});
+        let mut mutate = |pod: &Object, _: &mut Vec<String>| {
+            let mut new = pod.clone();
+            if !pod.is_deleting() {
+                set_condition(&mut new, condition.clone());
+            }
+            Ok(new)
+        };
+        self.update_object(call, &call.key(), Mode::Server, &mut mutate, &mut Vec::new()).await?;
+        Ok(())
     }
 
     /// TokenRequest: a token for a service account, bound as asked.
@@ -228,10 +247,16 @@ fn schema_of(call: &Call<'_>, kind: &GroupVersionKind) -> Result<TypeId, Status>
 
 /// Sets the condition PodScheduled.
 fn set_scheduled(pod: &mut Object, now: jiff::Timestamp) {
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+        "lastTransitionTime": meta::timestamp(now)});
+    set_condition(pod, condition);
+}
+
+/// Puts a condition in the place of the one of its type.
+fn set_condition(pod: &mut Object, condition: Value) {
     let conditions = pod.get(&["status", "conditions"]).and_then(Value::as_array);
     let mut conditions: Vec<Value> = conditions.cloned().unwrap_or_default();
-    conditions.retain(|condition| condition["type"] != "PodScheduled");
-    conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": meta::timestamp(now)}));
+    conditions.retain(|known| known["type"] != condition["type"]);
+    conditions.push(condition);
     pod.set(&["status", "conditions"], conditions);
 }

@@ -59,6 +59,23 @@ async fn evictions_delete() {
 }
 
 #[tokio::test]
+async fn an_evicted_pod_says_so() {
+    let f = setup().await;
+    let pods = at("", "pods", "default");
+    f.create(&pods, pod("p", json!({"nodeName": "n"}))).await.unwrap();
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let request = pods.request(Verb::Create, Some("p"), Some("eviction")).with_json(eviction.to_string());
+    f.json(request).await.unwrap();
+    let evicted = f.get(&pods, "p").await.unwrap();
+    assert!(evicted["metadata"]["deletionTimestamp"].is_string());
+    let condition = &evicted["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["type"], &condition["reason"]),
+        (&json!("DisruptionTarget"), &json!("EvictionByEvictionAPI"))
+    );
+}
+
+#[tokio::test]
 async fn logs_come_from_the_node() {
     let f = setup().await;
     let pods = at("", "pods", "default");
