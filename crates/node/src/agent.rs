@@ -19,7 +19,7 @@ use crate::events::PodEvents;
 use crate::leftovers;
 use crate::logs::{self, format::Wanted, read::Follow};
 use crate::node_status::{self, machine};
-use crate::observed::NodeFacts;
+use crate::observed::{Failure, NodeFacts};
 use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, RuntimeError};
 use crate::references::References;
 use crate::view::RuntimeView;
@@ -69,6 +69,7 @@ impl NodeAgent {
             events: PodEvents::new(recorder),
             node: Informer::start(&client, own),
             book: Book::default(),
+            pressures: watch::Sender::default(),
             runtime,
             network,
             client,
@@ -83,19 +84,32 @@ impl NodeAgent {
             let (shared, stop) = (self.shared.clone(), stop.clone());
             client::spawn(async move { node_status::run(&shared, stop).await })
         };
-        self.run_pods(stop).await;
+        let (evictions, evicted) = mpsc::unbounded_channel();
+        let guarding = {
+            let (shared, pods, stop) = (self.shared.clone(), self.pods.clone(), stop.clone());
+            client::spawn(crate::pressure::run(shared, pods, evictions, stop))
+        };
+        self.run_pods(stop, evicted).await;
+        if let Err(error) = guarding.await {
+            tracing::error!(%error, "the task that watches the node's resources failed");
+        }
         if let Err(error) = reporting.await {
             tracing::error!(%error, "the node's reporting task failed");
         }
     }
 
-    async fn run_pods(&self, mut stop: watch::Receiver<bool>) {
+    async fn run_pods(
+        &self,
+        mut stop: watch::Receiver<bool>,
+        mut evicted: mpsc::UnboundedReceiver<(String, Failure)>,
+    ) {
         let mut events = self.shared.runtime.events();
         let mut changes = self.pods.subscribe();
         let (ended, mut endings) = mpsc::unbounded_channel::<String>();
         let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
         let mut synced = Box::pin(self.pods.synced());
         let mut swept = false;
+        let mut early: BTreeMap<String, Failure> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => break,
@@ -110,6 +124,9 @@ impl NodeAgent {
                         let worker = workers
                             .entry(new.uid.clone())
                             .or_insert_with(|| self.start_worker(new.object.clone(), Duration::ZERO, &ended));
+                        if let Some(failure) = early.remove(&new.uid) {
+                            tell(worker, Wake::Fail(failure));
+                        }
                         tell(worker, Wake::Pod(new));
                     }
                 }
@@ -121,6 +138,11 @@ impl NodeAgent {
                         None => workers.values().for_each(|worker| tell(worker, Wake::Look)),
                     }
                 }
+                Some((uid, failure)) = evicted.recv() => match workers.get(&uid) {
+                    Some(worker) => tell(worker, Wake::Fail(failure)),
+                    // The cache knew of it before the loop did.
+                    None => drop(early.insert(uid, failure)),
+                },
                 Some(uid) = endings.recv() => self.ended(&uid, &mut workers, &ended),
                 () = &mut synced, if !swept => {
                     swept = true;

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::eviction::Threshold;
+
 /// What the agent must be told; the rest it finds out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -25,6 +27,8 @@ pub struct NodeConfig {
     pub pod_pids_limit: Option<i64>,
     /// How long the node's lease is good; it is renewed after a quarter of that.
     pub lease_duration: Duration,
+    /// Where the node begins to show pressure and to evict pods.
+    pub eviction: Vec<Threshold>,
     /// Name servers and search domains of the host.
     pub host_resolv_conf: PathBuf,
 }
@@ -41,6 +45,7 @@ impl NodeConfig {
             cluster_domain: "cluster.local".into(),
             max_pods: 110,
             pod_cidr: None,
+            eviction: Threshold::usual(),
             labels: Vec::new(),
             pod_pids_limit: None,
             lease_duration: Duration::from_secs(40),

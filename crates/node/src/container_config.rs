@@ -40,6 +40,10 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
     let of_pod = spec(pod).security_context.clone().unwrap_or_default();
     let user = own.run_as_user.or(of_pod.run_as_user);
     check_non_root(&inputs, user, own.run_as_non_root.or(of_pod.run_as_non_root))?;
+    let strict_groups = of_pod.supplemental_groups_policy.as_deref() == Some("Strict");
+    if own.proc_mount.as_deref() == Some("Unmasked") {
+        return Err("procMount Unmasked needs user namespaces, which the node does not support".into());
+    }
     let mut groups = of_pod.supplemental_groups.unwrap_or_default();
     groups.extend(of_pod.fs_group);
     let privileged = own.privileged.unwrap_or(false);
@@ -58,6 +62,8 @@ pub fn container_config(inputs: ConfigInputs<'_>) -> Result<ContainerConfig, Str
         user,
         group: own.run_as_group.or(of_pod.run_as_group),
         supplemental_groups: groups,
+        strict_groups,
+        process_namespace_of: None,
         mounts,
         resources: container_resources(container, spec(pod), inputs.node_memory_bytes),
         privileged,

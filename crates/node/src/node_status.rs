@@ -81,7 +81,7 @@ pub fn node_object(config: &NodeConfig, machine: &Machine, now: Timestamp) -> co
             pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
             ..core::NodeSpec::default()
         }),
-        status: Some(node_status(config, machine, None, now)),
+        status: Some(node_status(config, machine, &[], None, now)),
     }
 }
 
@@ -89,6 +89,7 @@ pub fn node_object(config: &NodeConfig, machine: &Machine, now: Timestamp) -> co
 pub fn node_status(
     config: &NodeConfig,
     machine: &Machine,
+    pressures: &[String],
     old: Option<&core::NodeStatus>,
     now: Timestamp,
 ) -> core::NodeStatus {
@@ -109,7 +110,7 @@ pub fn node_status(
         ]),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
-        conditions: Some(conditions(old, now)),
+        conditions: Some(conditions(pressures, old, now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
             kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(SERVER_PORT) }),
         }),
@@ -130,7 +131,11 @@ pub fn node_status(
     }
 }
 
-fn conditions(old: Option<&core::NodeStatus>, now: Timestamp) -> Vec<core::NodeCondition> {
+fn conditions(
+    pressures: &[String],
+    old: Option<&core::NodeStatus>,
+    now: Timestamp,
+) -> Vec<core::NodeCondition> {
     let list = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -139,6 +144,20 @@ fn conditions(old: Option<&core::NodeStatus>, now: Timestamp) -> Vec<core::NodeC
     ];
     let known = old.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let pressed = [
+        (
+            "MemoryPressure",
+            "True",
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        ),
+        ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ];
+    let list = list.map(|calm| {
+        let shown = pressed.into_iter().find(|p| p.0 == calm.0 && pressures.iter().any(|name| name == p.0));
+        shown.unwrap_or(calm)
+    });
     let condition = |(name, status, reason, message): (&str, &str, &str, &str)| {
         let same = known.iter().find(|c| c.type_ == name && c.status == status);
         core::NodeCondition {
@@ -188,7 +207,9 @@ pub(crate) async fn register(shared: &Shared, machine: &Machine) -> Result<(), S
 async fn report(shared: &Shared, machine: &Machine) -> Result<(), Status> {
     let key = ObjectKey::new("", shared.config.node_name.clone());
     let present: core::Node = shared.client.get(&key).await?;
-    let mut status = node_status(&shared.config, machine, present.status.as_ref(), shared.clock.now());
+    let pressures = shared.pressures.borrow().clone();
+    let old = present.status.as_ref();
+    let mut status = node_status(&shared.config, machine, &pressures, old, shared.clock.now());
     let list = shared.runtime.list_images().await.unwrap_or_default();
     let image = |i: crate::ports::ImageInfo| core::ContainerImage {
         names: Some(i.repo_digests.into_iter().chain(i.repo_tags).collect()),
@@ -217,6 +238,7 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) {
     let mut registered = false;
     let mut next_report = Duration::ZERO;
     let mut renewed = None;
+    let mut pressures = shared.pressures.subscribe();
     loop {
         let now = shared.clock.monotonic();
         if !registered || now >= next_report {
@@ -251,6 +273,7 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             () = shared.clock.sleep(wait) => {}
             () = crate::agent::stopped(&mut stop) => return,
+            Ok(()) = pressures.changed() => next_report = Duration::ZERO,
         }
     }
 }

@@ -137,6 +137,10 @@ pub struct ContainerConfig {
     pub user: Option<i64>,
     pub group: Option<i64>,
     pub supplemental_groups: Vec<i64>,
+    /// Groups that the image gives the user do not count.
+    pub strict_groups: bool,
+    /// Id of a running container whose processes this one sees.
+    pub process_namespace_of: Option<String>,
     pub mounts: Vec<Mount>,
     pub resources: Resources,
     pub privileged: bool,
@@ -247,6 +251,15 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+/// What a sandbox uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub pod_uid: String,
+    /// Without what the kernel would give back at once.
+    pub memory_bytes: u64,
+    pub processes: u64,
+}
+
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -296,6 +309,9 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+
+    /// What the sandboxes use now.
+    fn usage(&self) -> BoxFuture<'_, Result<Vec<Usage>, RuntimeError>>;
 
     /// Containers of all sandboxes, exited ones too until they are removed.
     fn list_containers(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, RuntimeError>>;

@@ -48,10 +48,12 @@ fn mounts_are_made_and_taken_away() {
     .unwrap();
     let (sources, fields, tokens) = (Sources::default(), FieldContext::default(), Tokens::default());
     let certificates = Certificates::default();
+    let claims = node::volumes::claim::Claims::new();
     let inputs = VolumeInputs {
         pod: &pod,
         dir: &dir,
         sources: &sources,
+        claims: &claims,
         fields: &fields,
         tokens: &tokens,
         certificates: &certificates,

@@ -186,6 +186,21 @@ impl Group {
         Ok(None)
     }
 
+    /// Memory in use, without file pages that have not been touched lately. 0 without a controller.
+    pub(crate) fn memory_used(&self) -> u64 {
+        let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+        let (used, stat, key) = match (self.v1("memory"), self.v2()) {
+            (Some(v1), _) => {
+                (v1.join("memory.usage_in_bytes"), v1.join("memory.stat"), "total_inactive_file ")
+            }
+            (None, Some(v2)) => (v2.join("memory.current"), v2.join("memory.stat"), "inactive_file "),
+            (None, None) => return 0,
+        };
+        let text = fs::read_to_string(stat).unwrap_or_default();
+        let idle = text.lines().find_map(|line| line.strip_prefix(key)?.parse::<u64>().ok());
+        number(used).unwrap_or(0).saturating_sub(idle.unwrap_or(0))
+    }
+
     /// How often the kernel killed a process of the group for lack of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
         let v1 = self.v1("memory").map(|folder| folder.join("memory.oom_control"));

@@ -112,6 +112,12 @@ pub struct ContainerSpec {
     pub user: Option<i64>,
     pub group: Option<i64>,
     pub supplemental_groups: Vec<i64>,
+    /// Groups that the image gives the user do not count.
+    #[serde(default)]
+    pub strict_groups: bool,
+    /// Id of a running container of the sandbox whose processes it sees and shares.
+    #[serde(default)]
+    pub process_namespace_of: Option<String>,
     pub mounts: Vec<Mount>,
     pub resources: Resources,
     pub privileged: bool,
@@ -173,6 +179,16 @@ pub struct ContainerStatus {
     /// Ids of images that are mounted in it.
     #[serde(default)]
     pub mounted_images: Vec<String>,
+}
+
+/// What a sandbox uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub sandbox_id: String,
+    pub pod_uid: String,
+    /// Without what the kernel would give back at once.
+    pub memory_bytes: u64,
+    pub processes: u64,
 }
 
 /// A command to run in a container.

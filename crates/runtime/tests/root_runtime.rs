@@ -90,6 +90,7 @@ fn main() -> ExitCode {
         privileged_containers_have_devices,
         shares_namespaces,
         shares_processes,
+        joins_the_processes_of_another,
         refuses_what_cannot_run,
         forgets_what_is_removed,
         is_adopted_after_a_restart,
@@ -893,6 +894,20 @@ async fn shares_processes(bench: Bench) {
     let group = group_file(&bench, &format!("poduid-{sandbox}/{a}/cgroup.procs"));
     assert_eq!(std::fs::read_to_string(group).unwrap(), "", "the orphan of the stopped container lives");
     engine.remove_sandbox(&sandbox).await.unwrap();
+}
+
+async fn joins_the_processes_of_another(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let target = started(&engine, &sandbox, container("sleep 1000")).await;
+    let spec = ContainerSpec { process_namespace_of: Some(target.clone()), ..container("cat") };
+    let id = started(&engine, &sandbox, ContainerSpec { stdin: true, ..spec.clone() }).await;
+    assert!(exec(&engine, &id, "cat /proc/1/cmdline").await.1.contains("1000"));
+    // They end together: the first process of a namespace takes all others along.
+    engine.stop_container(&target, Duration::ZERO).await.unwrap();
+    assert_eq!(engine.wait_container(&id).await.unwrap().exit_code, 137);
+    let refused = engine.create_container(&sandbox, spec).await;
+    assert!(matches!(refused, Err(runtime::RuntimeError::Invalid(_))), "{refused:?}");
 }
 
 async fn refuses_what_cannot_run(bench: Bench) {

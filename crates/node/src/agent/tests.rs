@@ -47,8 +47,19 @@ impl World {
         network: Arc<FakeNetwork>,
         dir: tempfile::TempDir,
     ) -> Self {
+        let config = config(&dir);
+        Self::with_config(config, api, runtime, network, dir)
+    }
+
+    fn with_config(
+        config: NodeConfig,
+        api: Arc<FakeApi>,
+        runtime: Arc<FakeRuntime>,
+        network: Arc<FakeNetwork>,
+        dir: tempfile::TempDir,
+    ) -> Self {
         let client = Client::new(Arc::new(Door(api.clone())), "test");
-        let agent = NodeAgent::new(config(&dir), client, runtime.clone(), network.clone());
+        let agent = NodeAgent::new(config, client, runtime.clone(), network.clone());
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(agent.clone().run(stopped));
         Self { api, runtime, network, agent, dir, stop, task }
@@ -465,4 +476,40 @@ async fn a_running_pod_is_resized_or_told_to_wait() {
     assert_eq!(given(&world.api), "200m");
     resize("300m");
     world.api.until("resized", |api| given(api) == "300m" && pending(api).is_none()).await;
+}
+
+#[tokio::test]
+async fn under_pressure_a_pod_is_evicted_and_new_ones_stay_away() {
+    let runtime = FakeRuntime::new(Arc::new(SystemClock::default()));
+    runtime.add_image("web:1");
+    let dir = tempfile::tempdir().unwrap();
+    let pressed = crate::eviction::Threshold::parse("memory.available<100%").unwrap();
+    let config = NodeConfig { eviction: vec![pressed], ..config(&dir) };
+    let (api, network) = (Arc::new(FakeApi::default()), Arc::default());
+    let mut bound = pod("a", json!({}));
+    // Running before: a new one would be turned away.
+    bound["status"]["startTime"] = "2026-01-01T00:00:00Z".into();
+    api.put("pods", bound);
+    let sandbox = crate::ports::SandboxConfig {
+        pod_uid: "uid-a".into(),
+        namespace: "default".into(),
+        name: "a".into(),
+        ..Default::default()
+    };
+    crate::ports::Runtime::run_pod_sandbox(&*runtime, sandbox).await.unwrap();
+    let world = World::with_config(config, api, runtime, network, dir);
+    world.api.until("evicted", |api| status(api, "a")["phase"] == "Failed").await;
+    let evicted = status(&world.api, "a");
+    assert_eq!(evicted["reason"], "Evicted");
+    let conditions = evicted["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"));
+    let pressure = |api: &FakeApi| {
+        let node = api.get("nodes", "", "n1").unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "MemoryPressure" && c["status"] == "True")
+    };
+    world.api.until("shown", pressure).await;
+    world.api.put("pods", pod("b", json!({})));
+    world.api.until("rejected", |api| status(api, "b")["phase"] == "Failed").await;
+    assert_eq!(status(&world.api, "b")["reason"], "Evicted");
 }

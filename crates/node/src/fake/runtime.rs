@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ports::{
     ContainerConfig, ContainerState, ContainerStatus, Credential, ExecResult, ImageInfo, PullProgress,
-    Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus,
+    Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus, Usage,
 };
 
 #[derive(Default)]
@@ -276,6 +276,11 @@ impl Runtime for FakeRuntime {
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         self.state().containers.remove(id);
         done(Ok(()))
+    }
+
+    fn usage(&self) -> Answer<'_, Vec<Usage>> {
+        let usage = |s: SandboxStatus| Usage { pod_uid: s.pod_uid, memory_bytes: 1 << 20, processes: 1 };
+        done(Ok(self.sandboxes().into_iter().filter(|s| s.ready).map(usage).collect()))
     }
 
     fn list_containers(&self) -> Answer<'_, Vec<ContainerStatus>> {

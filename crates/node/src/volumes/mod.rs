@@ -18,9 +18,11 @@ use crate::references::Sources;
 
 pub mod atomic_writer;
 pub mod certificate;
+pub mod claim;
 mod config_map;
 mod downward_api;
 mod empty_dir;
+mod fs_group;
 mod host_path;
 mod projected;
 mod secret;
@@ -51,6 +53,8 @@ pub struct VolumeInputs<'a> {
     pub pod: &'a core::Pod,
     pub dir: &'a Path,
     pub sources: &'a Sources,
+    /// What the pod's claims are bound to.
+    pub claims: &'a claim::Claims,
     pub fields: &'a FieldContext,
     pub tokens: &'a token::Tokens,
     pub certificates: &'a certificate::Certificates,
@@ -86,6 +90,9 @@ fn prepare_one(inputs: &VolumeInputs<'_>, volume: &core::Volume) -> Result<(), S
     if let Some(source) = &volume.host_path {
         return host_path::prepare(source);
     }
+    if volume.persistent_volume_claim.is_some() {
+        return claim::prepare(&path, inputs.claims.get(&volume.name), inputs.pod);
+    }
     if volume.image.is_some() {
         // Containers get their images right from the runtime.
         return Ok(());
@@ -120,7 +127,9 @@ pub fn fs_group(pod: &core::Pod) -> Option<u32> {
 /// The first failing removal; what is left is tried again with the next call.
 pub fn tear_down(dir: &Path) -> std::io::Result<()> {
     if let Ok(entries) = std::fs::read_dir(dir.join("volumes")) {
-        for entry in entries.flatten() {
+        // What a link leads to belongs to somebody else.
+        let own = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        for entry in entries.flatten().filter(own) {
             empty_dir::unmount(&entry.path())?;
         }
     }

@@ -71,12 +71,14 @@ fn all_kinds_of_payload() {
     sources
         .secrets
         .insert("s".into(), serde_json::from_value(json!({"metadata": {}, "data": {"p": "cHc="}})).unwrap());
+    let claims = super::claim::Claims::new();
     let (fields, tokens, certificates) =
         (FieldContext::default(), Tokens::default(), Certificates::default());
     let inputs = VolumeInputs {
         pod: &pod,
         dir: root.path(),
         sources: &sources,
+        claims: &claims,
         fields: &fields,
         tokens: &tokens,
         certificates: &certificates,

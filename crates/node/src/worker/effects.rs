@@ -16,6 +16,7 @@ use crate::prober::ProbeTarget;
 use crate::resolv_conf::resolv_conf;
 use crate::resources::{pod_resources, qos_class};
 use crate::volumes::certificate::Asker;
+use crate::volumes::claim;
 use crate::volumes::{self, VolumeInputs};
 
 /// Pause before a failed update of mounted volumes is tried again.
@@ -86,9 +87,11 @@ impl PodWorker {
             wake: &self.sources.0,
             now: shared.clock.now(),
         });
+        let claims = claim::resolve(&shared.client, &self.pod).await?;
         let dir = self.dir();
         let fields = self.field_context();
         let inputs = VolumeInputs {
+            claims: &claims,
             pod: &self.pod,
             dir: &dir,
             sources: &sources,
@@ -100,6 +103,11 @@ impl PodWorker {
     }
 
     pub(super) async fn create_sandbox(&mut self, attempt: u32) -> Flow {
+        if spec(&self.pod).host_users == Some(false) {
+            // Running it as the host's users would be less than what was asked for.
+            let why = "user namespaces (hostUsers: false) are not supported by the node";
+            return self.sandbox_failed(&RuntimeError::Invalid(why.into()));
+        }
         let config = self.sandbox_config(attempt);
         if let Err(error) = std::fs::create_dir_all(&config.log_dir) {
             return self

@@ -64,13 +64,16 @@ pub(crate) struct Shared {
     pub(crate) node: Informer<core::Node>,
     /// What the pods of the node have been promised.
     pub(crate) book: Book,
+    /// Conditions of the node that say what runs short.
+    pub(crate) pressures: watch::Sender<Vec<String>>,
 }
 
 impl Shared {
     /// What the node has to give now.
     pub(crate) fn supply(&self) -> Supply {
         let node = self.node.list().first().map(|cached| cached.object.clone());
-        Supply::new(node.as_ref(), &self.facts, self.config.max_pods)
+        let pressures = self.pressures.borrow().clone();
+        Supply { pressures, ..Supply::new(node.as_ref(), &self.facts, self.config.max_pods) }
     }
 }
 
@@ -79,6 +82,8 @@ pub(crate) enum Wake {
     Pod(Arc<client::Cached<core::Pod>>),
     /// The API has no such pod any more.
     Gone,
+    /// The node gives the pod up.
+    Fail(Failure),
     /// Something happened in the runtime.
     Look,
     Pulled {
@@ -228,6 +233,11 @@ impl PodWorker {
         match wake {
             Wake::Pod(cached) => self.take_pod(cached.object.clone()),
             Wake::Gone => self.memory.gone = true,
+            Wake::Fail(failure) => {
+                let events = &self.shared.events;
+                events.pod(&self.pod, client::EventType::Warning, &failure.reason, &failure.message);
+                self.memory.failure.get_or_insert(failure);
+            }
             Wake::Look => {}
             Wake::Pulled { container, attempt, reference, took, result } => {
                 self.pulled(&container, attempt, reference, took, *result)

@@ -23,6 +23,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 /// How long the first read of the services may take.
 const FIRST_READ: Duration = Duration::from_secs(10);
 
+/// The container whose processes an ephemeral container is to see.
+fn debugged(pod: &core::Pod, name: &str) -> Option<String> {
+    let ephemeral = crate::observed::spec(pod).ephemeral_containers.iter().flatten();
+    let found = ephemeral.filter(|e| e.name == name).find_map(|e| e.target_container_name.clone());
+    found.filter(|target| !target.is_empty())
+}
+
 impl PodWorker {
     pub(super) async fn start_container(&mut self, name: &str, attempt: u32, streak: u32) -> Flow {
         let Some(sandbox) = self.record.sandboxes.first().map(|s| s.id.clone()) else { return Flow::Failed };
@@ -32,10 +39,22 @@ impl PodWorker {
             return Flow::Background;
         };
         let Some(volumes) = self.volume_images(&container, attempt).await else { return Flow::Background };
-        let config = match self.configure(&container, attempt, streak, &image, &volumes).await {
+        let mut config = match self.configure(&container, attempt, streak, &image, &volumes).await {
             Ok(config) => config,
             Err(text) => return self.block(name, "CreateContainerConfigError", &text),
         };
+        if let Some(target) = debugged(&self.pod, name) {
+            let running = self
+                .record
+                .containers
+                .iter()
+                .find(|c| c.name == target && c.state == crate::ports::ContainerState::Running);
+            let Some(running) = running else {
+                let text = format!("unable to find target container {target:?}");
+                return self.block(name, "CreateContainerConfigError", &text);
+            };
+            config.process_namespace_of = Some(running.id.clone());
+        }
         let runtime = self.shared.runtime.clone();
         let id = match runtime.create_container(&sandbox, config).await {
             Ok(id) => id,

@@ -70,6 +70,18 @@ impl ports::Runtime for Containers {
         Box::pin(async move { self.0.remove_container(id).await.map_err(error) })
     }
 
+    fn usage(&self) -> Answer<'_, Vec<ports::Usage>> {
+        Box::pin(async move {
+            let list = self.0.usage().await.map_err(error)?.into_iter();
+            let usage = list.map(|u| ports::Usage {
+                pod_uid: u.pod_uid,
+                memory_bytes: u.memory_bytes,
+                processes: u.processes,
+            });
+            Ok(usage.collect())
+        })
+    }
+
     fn list_containers(&self) -> Answer<'_, Vec<ports::ContainerStatus>> {
         Box::pin(async move { Ok(self.0.list_containers().into_iter().map(container_status).collect()) })
     }
@@ -242,6 +254,8 @@ fn container_spec(c: ports::ContainerConfig) -> runtime::ContainerSpec {
         user: c.user,
         group: c.group,
         supplemental_groups: c.supplemental_groups,
+        strict_groups: c.strict_groups,
+        process_namespace_of: c.process_namespace_of,
         mounts: c.mounts.into_iter().map(mount).collect(),
         resources: resources(c.resources),
         privileged: c.privileged,

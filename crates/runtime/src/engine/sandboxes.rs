@@ -9,6 +9,7 @@ use crate::logs::now_nanos;
 use crate::shim;
 use crate::spec::{
     ContainerRecord, ContainerState, Resources, RuntimeEventKind, SandboxPlan, SandboxSpec, SandboxStatus,
+    Usage,
 };
 use crate::wire::{self, Reply, Request};
 
@@ -74,6 +75,28 @@ impl Engine {
             record.status.resources = resources;
         }
         Ok(())
+    }
+
+    /// What the sandboxes use now.
+    ///
+    /// # Errors
+    /// When the control groups can't be found.
+    pub async fn usage(&self) -> Result<Vec<Usage>, RuntimeError> {
+        let plans: Vec<SandboxPlan> = self.state().sandboxes.values().map(|s| s.plan.clone()).collect();
+        blocking(move || {
+            let hierarchies = Hierarchies::detect()?;
+            let usage = |plan: SandboxPlan| {
+                let group = hierarchies.group(&plan.cgroup());
+                Usage {
+                    sandbox_id: plan.id,
+                    pod_uid: plan.spec.pod_uid,
+                    memory_bytes: group.memory_used(),
+                    processes: group.processes().len() as u64,
+                }
+            };
+            Ok(plans.into_iter().map(usage).collect())
+        })
+        .await
     }
 
     /// Gives a slice the weight of its sandboxes together, so that many small sandboxes are not as one.

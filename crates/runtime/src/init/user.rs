@@ -36,6 +36,7 @@ pub(super) fn resolve(plan: &ContainerPlan, passwd: &str, group: &str) -> Result
     };
     let mut groups = vec![gid];
     let name = entry.as_ref().map_or("", |entry| entry[0]);
+    let group = if plan.spec.strict_groups { "" } else { group };
     for line in group.lines().map(|line| line.split(':').collect::<Vec<_>>()) {
         if line.len() >= 4 && !name.is_empty() && line[3].split(',').any(|member| member == name) {
             groups.push(field(&line, 2)?);
@@ -109,5 +110,9 @@ mod tests {
         }
         let plan = ContainerPlan { image_user: "nobody".into(), ..ContainerPlan::default() };
         assert!(resolve(&plan, PASSWD, GROUP).is_err());
+        let spec =
+            ContainerSpec { strict_groups: true, supplemental_groups: vec![7], ..ContainerSpec::default() };
+        let plan = ContainerPlan { image_user: "web".into(), spec, ..ContainerPlan::default() };
+        assert_eq!(resolve(&plan, PASSWD, GROUP).unwrap().groups, [7, 34]);
     }
 }

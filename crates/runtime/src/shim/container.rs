@@ -66,19 +66,20 @@ impl Stdio {
 }
 
 impl Container {
-    /// Makes everything up to the point where only the program's exec is missing.
+    /// Makes everything up to the point where only the program's exec is missing. `others`: first process of the shared
+    /// pid namespace, and of the container whose namespace this one joins.
     pub(super) fn create(
         plan: ContainerPlan,
         sandbox: &SandboxPlan,
         hierarchies: &Hierarchies,
         parent: &Group,
-        pause: Option<Pid>,
+        others: (Option<Pid>, Option<Pid>),
     ) -> Result<Self, RuntimeError> {
         let log_path = sandbox.spec.log_dir.join(&plan.spec.log_path);
         let log = LogFile::open(&log_path).during(|| format!("cannot open log {}", log_path.display()))?;
         let group = parent.child(&plan.id);
         group.create()?;
-        let made = Self::launch(&plan, sandbox, hierarchies, &group, pause);
+        let made = Self::launch(&plan, sandbox, hierarchies, &group, others);
         let (pid, sync, stdio, console, mut notes) = match made {
             Ok(parts) => parts,
             Err(error) => {
@@ -114,14 +115,18 @@ impl Container {
         sandbox: &SandboxPlan,
         hierarchies: &Hierarchies,
         group: &Group,
-        pause: Option<Pid>,
+        (pause, target): (Option<Pid>, Option<Pid>),
     ) -> Result<(Pid, UnixStream, Stdio, Option<OwnedFd>, Vec<String>), RuntimeError> {
         let (sync, child_sync) = UnixStream::pair()?;
         let piped = !plan.spec.tty;
         let stdio = Stdio::new(plan.spec.stdin && piped, piped, piped)?;
         // With a pause process children are born into its namespace anyway.
         let own_pids = pause.is_none() && !sandbox.spec.host_pid;
-        let pid = born(own_pids.then_some(PidNamespace::New), || {
+        let namespace = match target {
+            Some(target) if own_pids => Some(PidNamespace::Of(target)),
+            _ => own_pids.then_some(PidNamespace::New),
+        };
+        let pid = born(namespace, || {
             let [input, output, error] = &stdio.child;
             let fds = [input.as_fd(), output.as_fd(), error.as_fd(), child_sync.as_fd()];
             init::container(&ContainerStart { plan, sandbox, hierarchies, group }, fds)

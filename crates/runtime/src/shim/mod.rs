@@ -166,8 +166,13 @@ impl Shim {
                 if self.stopped {
                     return Err(RuntimeError::Invalid("the sandbox is stopped".into()));
                 }
+                let target = match &plan.spec.process_namespace_of {
+                    Some(id) => Some(self.process_of(id)?),
+                    None => None,
+                };
+                let (hierarchies, group) = (&self.hierarchies, &self.group);
                 let container =
-                    Container::create(*plan, &self.plan, &self.hierarchies, &self.group, self.pause)?;
+                    Container::create(*plan, &self.plan, hierarchies, group, (self.pause, target))?;
                 let record = container.record.clone();
                 self.containers.insert(record.status.id.clone(), container);
                 self.tell(&record);
@@ -231,6 +236,13 @@ impl Shim {
         let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
+    }
+
+    fn process_of(&self, id: &str) -> Result<Pid, RuntimeError> {
+        let running = self.containers.get(id).filter(|c| c.record.status.state == ContainerState::Running);
+        running
+            .and_then(|container| container.pid)
+            .ok_or_else(|| RuntimeError::Invalid(format!("the target container {id} does not run")))
     }
 
     fn stop(&mut self) -> Result<(), RuntimeError> {
@@ -299,6 +311,7 @@ impl Shim {
     fn container_ended(&mut self, id: &str, code: i32) -> Result<(), RuntimeError> {
         let shared = self.pause.is_some() || self.plan.spec.host_pid;
         let container = self.container(id)?;
+        let shared = shared || container.plan.spec.process_namespace_of.is_some();
         container.group.kill();
         // Without a pid namespace of its own a container's other processes outlive its first one.
         if shared && !container.group.wait_empty(ORPHAN_LIMIT) {
