@@ -242,20 +242,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_in_kubernetes() {
-        for (text, milliseconds) in
-            [("40s", 40_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000), ("0s", 0)]
-        {
-            assert_eq!(text.parse(), Ok(Period(Duration::from_millis(milliseconds))), "{text}");
-        }
-        for wrong in ["", "40", "s", "4x", "-1s", "99999999999999999999s", "999999999999999999h"] {
-            assert!(wrong.parse::<Period>().is_err(), "{wrong}");
-        }
-    }
-}
