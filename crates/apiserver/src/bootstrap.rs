@@ -52,7 +52,27 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), OpenError> {
         take(is, want, &["data"])
     })
     .await?;
+    own_network(&make).await?;
     own_service(&make).await
+}
+
+/// The network that Service addresses come from, as an object for those who look it up.
+async fn own_network(make: &Maker<'_>) -> Result<(), OpenError> {
+    let row = ("networking.k8s.io", "v1", "servicecidrs");
+    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [make.server.config.service_cidr]}});
+    make.ensure(row, None, cidr, |_, _| false).await?;
+    let failed = |status| OpenError::Bootstrap { what: "status of the ServiceCIDR".to_owned(), status };
+    let gvr = GroupVersionResource::new(row.0, row.1, row.2);
+    let Some(mut cidr) = make.get(&gvr, None, "kubernetes").await.map_err(failed)? else { return Ok(()) };
+    if cidr.get(&["status", "conditions"]).is_none() {
+        let now = cidr.str(&["metadata", "creationTimestamp"]);
+        let ready = json!([{"type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": now}]);
+        cidr.set(&["status", "conditions"], ready);
+        let request = ApiRequest::resource(Verb::Update, gvr, None, Some("kubernetes"), Some("status"));
+        make.send(request, Some(&cidr.into_value())).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The Service by which pods reach the API server.

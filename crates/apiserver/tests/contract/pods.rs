@@ -121,6 +121,9 @@ async fn a_new_cluster_has_what_every_cluster_has() {
         f.get(&at("scheduling.k8s.io", "priorityclasses", ""), "system-cluster-critical").await.unwrap()["value"],
         2_000_000_000
     );
+    let network = f.get(&at("networking.k8s.io", "servicecidrs", ""), "kubernetes").await.unwrap();
+    assert_eq!(network["spec"]["cidrs"], json!(["10.96.0.0/16"]));
+    assert_eq!(network["status"]["conditions"][0]["type"], "Ready");
 }
 
 #[tokio::test]
