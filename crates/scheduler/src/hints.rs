@@ -20,6 +20,8 @@ impl Hints {
     pub const POD_REMOVED: Hints = Hints(1 << 6);
     pub const POD_LABELS: Hints = Hints(1 << 7);
     pub const NAMESPACE_LABELS: Hints = Hints(1 << 8);
+    /// A claim, volume or class came, went or changed.
+    pub const VOLUMES: Hints = Hints(1 << 9);
 
     /// The union.
     #[must_use]

@@ -22,7 +22,9 @@ pub mod queue;
 pub mod resources;
 pub mod selection;
 pub mod snapshot;
+pub mod volumes;
 
+mod claims;
 mod counters;
 mod plugins;
 mod quantity;

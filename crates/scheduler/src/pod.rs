@@ -59,6 +59,8 @@ pub struct Spec {
     /// Weights are negative for anti-affinity.
     pub preferred_pods: Vec<(i64, Term)>,
     pub spread: Vec<Spread>,
+    /// Names of its claims.
+    pub claims: Vec<String>,
 }
 
 /// A port of the node that the pod occupies.
@@ -143,7 +145,10 @@ impl From<Pod> for PodInfo {
         let started = status.start_time.as_ref().map(|time| time.0.as_second());
         let nominated_node = status.nominated_node_name.clone().filter(|name| !name.is_empty());
         let condition = status.conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled");
-        let spec = compile(&key.namespace, labels, controller.map(|o| o.uid), pod.spec.unwrap_or_default());
+        let claims = claims(&key.name, pod.spec.as_ref());
+        let mut spec =
+            compile(&key.namespace, labels, controller.map(|o| o.uid), pod.spec.unwrap_or_default());
+        spec.claims = claims;
         Self {
             key,
             uid: meta.uid.unwrap_or_default(),
@@ -160,6 +165,17 @@ impl From<Pod> for PodInfo {
             }),
         }
     }
+}
+
+/// Claims that a pod names, and its own, which are named after it.
+fn claims(pod: &str, spec: Option<&PodSpec>) -> Vec<String> {
+    let volumes = spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten();
+    let named = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
+        (None, None) => None,
+    });
+    named.collect()
 }
 
 fn compile(
@@ -229,7 +245,7 @@ fn compile_affinity(spec: &mut Spec, namespace: &str, labels: &BTreeMap<String, 
     }
 }
 
-fn node_term(term: NodeSelectorTerm) -> NodeTerm {
+pub(crate) fn node_term(term: NodeSelectorTerm) -> NodeTerm {
     let labels: Vec<_> = term.match_expressions.into_iter().flatten().collect();
     let names: Vec<_> = term.match_fields.into_iter().flatten().collect();
     NodeTerm {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::claims::{self, Caches};
 use crate::cycle::{Choice, Decision, Unschedulable, fits, schedule};
 use crate::hints::Hints;
 use crate::node::NodeSpec;
@@ -20,6 +21,7 @@ use crate::preemption::{Budget, Nomination, preempt};
 use crate::queue::{Gathered, Queue, Queued};
 use crate::report::{self, Report, Reporter};
 use crate::snapshot::{Effect, Snapshot};
+use crate::volumes::{ClaimInfo, ClassInfo, Step, VolumeInfo};
 
 const COMPONENT: &str = "default-scheduler";
 /// Binding calls under way at once.
@@ -87,13 +89,20 @@ async fn work(client: Client) {
     let namespaces: Informer<NamespaceInfo> = Informer::start(&client, Scope::default());
     let services: Informer<ServiceInfo> = Informer::start(&client, Scope::default());
     let budgets: Informer<PodDisruptionBudget> = Informer::start(&client, Scope::default());
+    let claims: Informer<ClaimInfo> = Informer::start(&client, Scope::default());
+    let volumes: Informer<VolumeInfo> = Informer::start(&client, Scope::default());
+    let classes: Informer<ClassInfo> = Informer::start(&client, Scope::default());
     tokio::join!(pods.synced(), nodes.synced(), namespaces.synced(), services.synced());
+    tokio::join!(claims.synced(), volumes.synced(), classes.synced());
+    let mut claim_changes = claims.subscribe();
+    let mut volume_changes = volumes.subscribe();
+    let mut class_changes = classes.subscribe();
     let mut pod_changes = pods.subscribe();
     let mut node_changes = nodes.subscribe();
     let mut namespace_changes = namespaces.subscribe();
     let mut service_changes = services.subscribe();
     let (results, mut bound) = mpsc::unbounded_channel();
-    let mut scheduler = Scheduler::new(client, pods, budgets, results);
+    let mut scheduler = Scheduler::new(client, pods, budgets, Caches { claims, volumes }, results);
     loop {
         while let Ok(change) = namespace_changes.try_recv() {
             scheduler.namespace_changed(&change);
@@ -104,6 +113,15 @@ async fn work(client: Client) {
         }
         while let Ok(change) = node_changes.try_recv() {
             scheduler.node_changed(&change);
+        }
+        while let Ok(change) = class_changes.try_recv() {
+            scheduler.class_changed(&change);
+        }
+        while let Ok(change) = volume_changes.try_recv() {
+            scheduler.volume_changed(&change);
+        }
+        while let Ok(change) = claim_changes.try_recv() {
+            scheduler.claim_changed(&change);
         }
         while let Ok(change) = pod_changes.try_recv() {
             scheduler.pod_changed(&change);
@@ -123,6 +141,9 @@ async fn work(client: Client) {
                 scheduler.snapshot.set_service(&change.key, selector);
             }
             Some(change) = node_changes.recv() => scheduler.node_changed(&change),
+            Some(change) = class_changes.recv() => scheduler.class_changed(&change),
+            Some(change) = volume_changes.recv() => scheduler.volume_changed(&change),
+            Some(change) = claim_changes.recv() => scheduler.claim_changed(&change),
             Some(change) = pod_changes.recv() => scheduler.pod_changed(&change),
             Some(result) = bound.recv() => scheduler.done(result),
             () = sleep => {}
@@ -141,6 +162,7 @@ enum Done {
 struct Bound {
     queued: Queued,
     node: String,
+    steps: Vec<Step>,
     result: Result<(), Status>,
 }
 
@@ -153,6 +175,7 @@ struct Scheduler {
     recorder: EventRecorder,
     reporter: Reporter,
     budgets: Informer<PodDisruptionBudget>,
+    caches: Caches,
     /// Pods for which room is being made, and where: nobody less important gets that room.
     nominated: BTreeMap<ObjectKey, (Arc<PodInfo>, String)>,
     results: mpsc::UnboundedSender<Done>,
@@ -166,6 +189,7 @@ impl Scheduler {
         client: Client,
         pods: Informer<PodInfo>,
         budgets: Informer<PodDisruptionBudget>,
+        caches: Caches,
         results: mpsc::UnboundedSender<Done>,
     ) -> Self {
         Self {
@@ -175,6 +199,7 @@ impl Scheduler {
             recorder: EventRecorder::new(client.clone(), COMPONENT, ""),
             reporter: Reporter::start(client.clone(), pods.clone()),
             budgets,
+            caches,
             nominated: BTreeMap::new(),
             results,
             binds: Arc::new(Semaphore::new(MAX_BINDS)),
@@ -191,6 +216,33 @@ impl Scheduler {
     fn namespace_changed(&mut self, change: &Change<NamespaceInfo>) {
         let labels = change.new.as_ref().map(|namespace| namespace.object.0.clone());
         self.changes.add(self.snapshot.set_namespace(&change.key.name, labels));
+    }
+
+    fn class_changed(&mut self, change: &Change<ClassInfo>) {
+        let classes = &mut self.snapshot.volumes.classes;
+        match &change.new {
+            Some(class) => classes.insert(change.key.name.clone(), class.object.clone()),
+            None => classes.remove(&change.key.name),
+        };
+        self.changes.add(Effect { hints: Hints::VOLUMES, node: None });
+    }
+
+    fn volume_changed(&mut self, change: &Change<VolumeInfo>) {
+        let volumes = &mut self.snapshot.volumes.volumes;
+        match &change.new {
+            Some(volume) => volumes.insert(change.key.name.clone(), volume.object.clone()),
+            None => volumes.remove(&change.key.name),
+        };
+        self.changes.add(Effect { hints: Hints::VOLUMES, node: None });
+    }
+
+    fn claim_changed(&mut self, change: &Change<ClaimInfo>) {
+        let claims = &mut self.snapshot.volumes.claims;
+        match &change.new {
+            Some(claim) => claims.insert(change.key.clone(), claim.object.clone()),
+            None => claims.remove(&change.key),
+        };
+        self.changes.add(Effect { hints: Hints::VOLUMES, node: None });
     }
 
     fn node_changed(&mut self, change: &Change<NodeSpec>) {
@@ -240,8 +292,9 @@ impl Scheduler {
         }
     }
 
-    fn bound(&mut self, Bound { queued, node, result }: Bound) {
+    fn bound(&mut self, Bound { queued, node, steps, result }: Bound) {
         let pod = &queued.pod;
+        self.snapshot.volumes.release(&steps);
         let Err(status) = result else {
             let message = format!("Successfully assigned {} to {node}", pod.key);
             self.recorder.event(&reference(pod), EventType::Normal, "Scheduled", &message);
@@ -376,13 +429,21 @@ impl Scheduler {
         });
     }
 
-    fn bind(&self, queued: Queued, node: String) {
+    fn bind(&mut self, queued: Queued, node: String) {
         let (client, results, permits) = (self.client.clone(), self.results.clone(), Arc::clone(&self.binds));
+        let caches = self.caches.clone();
+        let slot = self.snapshot.slot(&node).map(|slot| &self.snapshot.nodes()[slot].spec);
+        let steps =
+            slot.and_then(|node| self.snapshot.volumes.steps(&queued.pod, node).ok()).unwrap_or_default();
+        self.snapshot.volumes.reserve(&steps);
         client::spawn(async move {
-            let permit = permits.acquire().await;
-            let result = bind(&client, &queued.pod, &node).await;
-            drop(permit);
-            if results.send(Done::Bound(Bound { queued, node, result })).is_err() {
+            let mut result = claims::perform(&client, &caches, &steps, &node).await;
+            if result.is_ok() {
+                let permit = permits.acquire().await;
+                result = bind(&client, &queued.pod, &node).await;
+                drop(permit);
+            }
+            if results.send(Done::Bound(Bound { queued, node, steps, result })).is_err() {
                 tracing::debug!("the scheduler stopped while a pod was being bound");
             }
         });

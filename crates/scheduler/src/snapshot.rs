@@ -16,6 +16,7 @@ use crate::node::{NodeInfo, NodeSpec};
 use crate::pod::{PodInfo, Spread};
 use crate::selection::{NamespaceLabels, Selection};
 use crate::topology::{Topologies, Topology};
+use crate::volumes::Volumes;
 
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
@@ -53,6 +54,7 @@ pub struct Snapshot {
     services: BTreeMap<ObjectKey, BTreeMap<String, String>>,
     counters: Counters,
     topologies: Topologies,
+    pub volumes: Volumes,
 }
 
 impl Snapshot {

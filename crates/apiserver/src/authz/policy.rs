@@ -96,7 +96,8 @@ const NODE: &[Rule] = &[
 const SCHEDULER: &[Rule] = &[
     EVENTS,
     ("create get list watch update patch", "coordination.k8s.io", "leases"),
-    (READ, "core", "nodes namespaces services replicationcontrollers persistentvolumes"),
+    (READ, "core", "nodes namespaces services replicationcontrollers"),
+    ("get list watch patch update", "core", "persistentvolumes"),
     ("get list watch delete", "core", "pods"),
     ("create", "core", "bindings pods/binding"),
     ("patch update", "core", "pods/status"),

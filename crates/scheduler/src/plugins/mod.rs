@@ -10,6 +10,7 @@ mod node_ports;
 mod node_unschedulable;
 mod spread;
 mod taints;
+mod volume_binding;
 
 use crate::hints::Hints;
 use crate::node::NodeInfo;
@@ -58,7 +59,7 @@ const OTHER_PODS: Hints = Hints::POD_ADDED
     .or(Hints::NODE_LABELS)
     .or(Hints::NODE_REMOVED);
 
-pub(crate) const FILTERS: [FilterPlugin; 8] = [
+pub(crate) const FILTERS: [FilterPlugin; 9] = [
     FilterPlugin {
         name: "NodeUnschedulable",
         helped_by: Hints::NODE_ADDED.or(Hints::NODE_TAINTS),
@@ -94,6 +95,12 @@ pub(crate) const FILTERS: [FilterPlugin; 8] = [
         helped_by: Hints::NODE_ADDED.or(Hints::NODE_ALLOCATABLE).or(Hints::POD_REMOVED),
         global: false,
         prepare: fit::filter,
+    },
+    FilterPlugin {
+        name: "VolumeBinding",
+        helped_by: Hints::NODE_ADDED.or(Hints::NODE_LABELS).or(Hints::VOLUMES),
+        global: false,
+        prepare: volume_binding::filter,
     },
     FilterPlugin {
         name: "PodTopologySpread",

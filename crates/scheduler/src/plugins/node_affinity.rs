@@ -8,7 +8,7 @@ use crate::pod::{NodeTerm, PodInfo};
 use crate::snapshot::Snapshot;
 
 impl NodeTerm {
-    fn matches(&self, node: &NodeSpec) -> bool {
+    pub(crate) fn matches(&self, node: &NodeSpec) -> bool {
         let name = |field: &str| (field == "metadata.name").then_some(node.name.as_str());
         !self.empty && self.labels.matches(&node.labels) && self.names.matches_with(name)
     }
