@@ -414,6 +414,11 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// The webhook that converts stored objects of other versions.
+    fn conversion(&self) -> Option<&crate::custom::Conversion> {
+        None
+    }
+
     /// Turns an object of this row's version into the stored one of `Resource::stored_as`.
     fn to_stored(&self, object: &mut Object) {}
 

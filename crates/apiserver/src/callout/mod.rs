@@ -6,10 +6,11 @@
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Reason, Status};
+use api::{GroupVersionResource, Object, ObjectKey, Reason, Status};
 use bytes::Bytes;
 use http::header;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -18,16 +19,53 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
+use store::{Entry, Store};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub(crate) use self::tls::trust_roots;
+use crate::custom::Catalog;
 use crate::proxy;
-use crate::registry::Registry;
+use crate::registry::negotiate::{self, Versioned};
+use crate::registry::store_error;
+use crate::resource::Resource;
 
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 16 << 20;
 const USUAL_PORT: u16 = 443;
+
+/// How Services are found.
+pub(crate) struct Network {
+    store: Arc<dyn Store>,
+    resources: Arc<Catalog>,
+}
+
+impl Network {
+    pub(crate) fn new(store: &Arc<dyn Store>, resources: &Arc<Catalog>) -> Self {
+        Self { store: Arc::clone(store), resources: Arc::clone(resources) }
+    }
+
+    fn row(&self, group: &str, resource: &str) -> Result<Arc<Resource>, Status> {
+        let gvr = GroupVersionResource::new(group, "v1", resource);
+        self.resources.get(&gvr).ok_or_else(|| Status::internal(format!("no row {resource}")))
+    }
+
+    /// Where a ready endpoint of a Service's port listens.
+    async fn endpoint(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Status> {
+        let (services, slices) = (self.row("", "services")?, self.row("discovery.k8s.io", "endpointslices")?);
+        let read = |row: &Resource, entry: Entry| {
+            negotiate::read(row, &Versioned { value: entry.value, revision: entry.mod_revision })
+        };
+        let key = services.store_key(&ObjectKey::new(namespace, name));
+        let service = self.store.get(&key).await.map_err(store_error)?;
+        let service = read(&services, service.ok_or_else(|| Status::not_found("", "service", name))?)?;
+        let prefix = format!("{}{namespace}/", slices.store_prefix());
+        let page = self.store.range(&prefix, None, None, None).await.map_err(store_error)?;
+        let slices: Vec<Object> =
+            page.entries.into_iter().map(|entry| read(&slices, entry)).collect::<Result<_, _>>()?;
+        proxy::endpoint(&service, &slices, name, port)
+    }
+}
 
 /// Where a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +133,7 @@ impl Webhook {
     /// When nobody answers in time, or not with success.
     pub(crate) async fn call(
         &self,
-        registry: &Registry,
+        network: &Network,
         review: &Value,
         timeout: Duration,
     ) -> Result<Value, CallError> {
@@ -104,7 +142,7 @@ impl Webhook {
         let described = |why: String| CallError {
             reason: format!("failed to call webhook: Post \"https://{}{path}\": {why}", self.authority()),
         };
-        let exchange = self.exchange(registry, &path, review);
+        let exchange = self.exchange(network, &path, review);
         let (status, body) = match tokio::time::timeout(timeout, exchange).await {
             Err(_) => return Err(described("context deadline exceeded".to_owned())),
             Ok(Err(why)) => return Err(described(why)),
@@ -115,12 +153,12 @@ impl Webhook {
 
     async fn exchange(
         &self,
-        registry: &Registry,
+        network: &Network,
         path: &str,
         review: &Value,
     ) -> Result<(http::StatusCode, Bytes), String> {
         let tls = self.tls.clone()?;
-        let socket = self.dial(registry).await?;
+        let socket = self.dial(network).await?;
         let name = ServerName::try_from(self.server_name()).map_err(|error| error.to_string())?;
         let stream = TlsConnector::from(tls).connect(name, socket).await.map_err(|e| tls::reason(&e))?;
         let (mut sender, connection) =
@@ -145,7 +183,7 @@ impl Webhook {
         Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
     }
 
-    async fn dial(&self, registry: &Registry) -> Result<TcpStream, String> {
+    async fn dial(&self, network: &Network) -> Result<TcpStream, String> {
         let dialed = |target: String, result: io::Result<TcpStream>| {
             let socket = result.map_err(|error| format!("dial tcp {target}: {}", connect_reason(&error)))?;
             socket.set_nodelay(true).map_err(|error| error.to_string())?;
@@ -157,7 +195,7 @@ impl Webhook {
                 dialed(format!("{host}:{port}"), result)
             }
             Place::Service { namespace, name, port } => {
-                let address = proxy::endpoint(registry, namespace, name, *port).await;
+                let address = network.endpoint(namespace, name, *port).await;
                 let address = address.map_err(|status| status.message)?;
                 dialed(address.to_string(), TcpStream::connect(address).await)
             }

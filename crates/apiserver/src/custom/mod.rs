@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 pub(crate) use cleanup::run as run_cleanup;
+pub(crate) use conversion::Conversion;
 
 use crate::registry::Registry;
 use crate::resource::{Reader, Resource, ResourceSet};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api::{FieldError, GroupVersionResource, Object, SchemaTable, TypeId, Verb};
 use serde_json::{Map, Value, json};
 
+use super::conversion::Conversion;
 use super::jsonpath::JsonPath;
 use super::rules::Rules;
 use super::types::{self, KindName};
@@ -68,6 +69,7 @@ fn row(crd: &Object, spec: &Value, version: &Value, stored: &str, base: &SchemaT
         ty,
         schema: schema.clone(),
         rules: Rules::of(schema),
+        conversion: Conversion::of(&spec["conversion"]),
         published: published(schema, &name).to_string(),
         warning: warning(version, &name),
     };
@@ -205,6 +207,7 @@ struct Custom {
     ty: TypeId,
     schema: Value,
     rules: Option<Rules>,
+    conversion: Option<Conversion>,
     published: String,
     warning: Option<String>,
 }
@@ -248,6 +251,10 @@ impl Strategy for Custom {
     fn from_stored(&self, object: &mut Object) {
         api::codec::prune(&self.table, self.ty, object);
         api::schema::apply_defaults(&self.table, self.ty, object);
+    }
+
+    fn conversion(&self) -> Option<&Conversion> {
+        self.conversion.as_ref()
     }
 
     fn merges_strategically(&self) -> bool {

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::stream::ByteStream;
-use api::{ApiRequest, GroupVersionResource, ObjectKey, Status, Verb};
+use api::{ApiRequest, GroupVersionResource, Object, ObjectKey, Status, Verb};
 use futures_util::{Stream, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -30,7 +30,6 @@ use tokio::net::TcpStream;
 use self::locate::Destination;
 use crate::authz::Attributes;
 use crate::pipeline;
-use crate::registry::Registry;
 use crate::resource::{Reader, UserInfo};
 use crate::server::ApiServer;
 use crate::url;
@@ -151,22 +150,17 @@ async fn authorize(
 /// Where a ready endpoint of a Service's port listens.
 ///
 /// # Errors
-/// `NotFound` for a missing Service, `ServiceUnavailable` when it has no endpoint.
-pub(crate) async fn endpoint(
-    registry: &Registry,
-    namespace: &str,
+/// `ServiceUnavailable` when it has none.
+pub(crate) fn endpoint(
+    service: &Object,
+    slices: &[Object],
     name: &str,
     port: u16,
 ) -> Result<SocketAddr, Status> {
     let text = format!("https:{name}:{port}");
     let target = locate::Target::parse(&text)
         .ok_or_else(|| Status::bad_request(format!("invalid service {name:?}")))?;
-    let services = GroupVersionResource::new("", "v1", "services");
-    let service = Reader::get(registry, &services, &ObjectKey::new(namespace, name)).await?;
-    let service = service.ok_or_else(|| Status::not_found("", "service", name))?;
-    let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
-    let slices = Reader::list(registry, &slices, Some(namespace)).await?;
-    Ok(locate::service(&service, &slices, &target)?.address)
+    Ok(locate::service(service, slices, &target)?.address)
 }
 
 async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Destination, Status> {

@@ -90,7 +90,7 @@ impl Registry {
             }
             let _turn = crate::admission::quota::charge(self, resource, (Some(&candidate), None), &mut extension).await?;
             let key = meta::key(resource, &candidate);
-            let value = self.encode(resource, candidate);
+            let value = self.encode(resource, candidate).await?;
             let exists = || Status::already_exists(&resource.gvr.group, &resource.gvr.resource, &key.name);
             if call.dry_run() {
                 let taken = self.stored(resource, &key).await?.is_some();
@@ -115,16 +115,22 @@ impl Registry {
     }
 
     /// An object as it is stored: in the stored row's version.
-    pub(crate) fn encode(&self, resource: &Resource, mut object: Object) -> Bytes {
+    ///
+    /// # Errors
+    /// When a webhook has to convert it and fails.
+    pub(crate) async fn encode(&self, resource: &Resource, mut object: Object) -> Result<Bytes, Status> {
         for name in resource.strategy.always_present() {
             object.set_default(&[name], serde_json::json!({}));
+        }
+        if let Some(conversion) = resource.strategy.conversion() {
+            return self.encode_by(conversion, resource, object).await;
         }
         if let Some(row) = resource.stored_as.as_ref().and_then(|gvr| self.resources.get(gvr)) {
             resource.strategy.to_stored(&mut object);
             object.set(&["apiVersion"], row.api_version());
             object.set(&["kind"], row.kind.clone());
         }
-        stored::encode(&object)
+        Ok(stored::encode(&object))
     }
 
     /// Commits one object with its extension; gives the object's revision.

@@ -110,7 +110,7 @@ impl Registry {
                 }
                 Step::Mark(mut object) => {
                     finalize::begin_deletion(resource, &mut object, &mut extension);
-                    Some(self.encode(resource, object))
+                    Some(self.encode(resource, object).await?)
                 }
             };
             let result = |revision| match &value {

@@ -100,6 +100,7 @@ impl Registry {
         };
         if selection.is_everything() {
             let page = self.store.range(&prefix, after.as_deref(), limit, at).await.map_err(expired)?;
+            self.make_readable(call.resource, page.entries.iter().map(|entry| &entry.value)).await?;
             let last = page.entries.last().map(|entry| entry.key.to_string());
             let next = last.filter(|_| page.more).map(|start| Continue { rv: page.revision, start }.encode());
             let remaining = next.is_some().then_some(page.remaining);
@@ -111,6 +112,7 @@ impl Registry {
         let (mut items, mut next) = (Vec::new(), None);
         loop {
             let page = self.store.range(&prefix, after.as_deref(), chunk, at).await.map_err(expired)?;
+            self.make_readable(call.resource, page.entries.iter().map(|entry| &entry.value)).await?;
             at = Some(page.revision);
             let more = page.more;
             let count = page.entries.len();

@@ -313,6 +313,7 @@ impl Registry {
         key: &ObjectKey,
     ) -> Result<Option<Versioned>, Status> {
         let entry = self.store.get(&resource.store_key(key)).await.map_err(store_error)?;
+        self.make_readable(resource, entry.iter().map(|entry| &entry.value)).await?;
         Ok(entry.map(|entry| Versioned { value: entry.value, revision: entry.mod_revision }))
     }
 
@@ -394,6 +395,7 @@ impl Reader for Registry {
             let Some(resource) = self.resources.get(gvr) else { return Ok(Vec::new()) };
             let prefix = list::prefix(&resource, namespace.unwrap_or_default());
             let page = self.store.range(&prefix, None, None, None).await.map_err(store_error)?;
+            self.make_readable(&resource, page.entries.iter().map(|entry| &entry.value)).await?;
             let versioned = page
                 .entries
                 .into_iter()

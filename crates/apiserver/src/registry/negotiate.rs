@@ -182,7 +182,11 @@ pub(crate) struct Versioned {
 
 /// Turns stored bytes into an object of a row, which may be another version than the stored one.
 pub(crate) fn read(resource: &Resource, stored: &Versioned) -> Result<Object, Status> {
-    let mut object = stored::decode(&stored.value, stored.revision)?;
+    let value = match resource.strategy.conversion() {
+        None => stored.value.clone(),
+        Some(conversion) => conversion.converted(resource, &stored.value)?,
+    };
+    let mut object = stored::decode(&value, stored.revision)?;
     if resource.stored_as.is_some() {
         resource.strategy.from_stored(&mut object);
         object.set(&["apiVersion"], resource.api_version());

@@ -202,7 +202,7 @@ impl Registry {
             }
             let states = ((!ends).then_some(&candidate), Some(old));
             let _turn = crate::admission::quota::charge(self, resource, states, &mut extension).await.map_err(Refused::For)?;
-            let value = self.encode(resource, candidate);
+            let value = self.encode(resource, candidate).await.map_err(Refused::For)?;
             if value == existing.value && !ends && extension.ops.is_empty() {
                 return Ok(existing.clone());
             }

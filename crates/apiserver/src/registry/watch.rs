@@ -19,6 +19,7 @@ use super::list::{parse_revision, prefix};
 use super::negotiate::{self, Form, Media, Shape, Versioned};
 use super::protobuf::{self, Messages};
 use super::{Call, Registry, store_error, too_large};
+use crate::callout::Network;
 use crate::resource::Resource;
 use crate::stored::{CachedObject, MetaReader, Selection};
 use crate::watch_cache::{CacheEvent, Next, ResourceCache};
@@ -58,6 +59,7 @@ impl Registry {
                 columns: true,
             },
             cache,
+            network: self.network(),
             position: 0,
             ready: VecDeque::new(),
             bookmarks: options.allow_watch_bookmarks,
@@ -87,6 +89,7 @@ impl Registry {
 
     async fn initial_events(&self, watcher: &mut Watcher, end: bool) -> Result<(), Status> {
         let page = self.store.range(&watcher.view.prefix, None, None, None).await.map_err(store_error)?;
+        self.make_readable(&watcher.view.resource, page.entries.iter().map(|entry| &entry.value)).await?;
         watcher.position = page.revision;
         for entry in &page.entries {
             if let Some(event) = watcher.view.initial(entry) {
@@ -252,6 +255,8 @@ struct Watcher {
     cache: Arc<ResourceCache>,
     changed: tokio::sync::watch::Receiver<()>,
     view: View,
+    /// The way to a webhook that converts what is watched.
+    network: Network,
     /// Everything up to here was looked at.
     position: u64,
     ready: VecDeque<WatchEvent>,
@@ -274,6 +279,11 @@ impl Watcher {
             self.changed.mark_unchanged();
             match self.cache.after(self.position, CHUNK) {
                 Next::Events(events) => {
+                    if let Err(status) = self.prepare(&events).await {
+                        let failed = self.view.error(&status);
+                        self.ready.push_back(failed);
+                        continue;
+                    }
                     for event in &events {
                         self.position = event.revision;
                         let seen = self.view.change(event);
@@ -290,6 +300,16 @@ impl Watcher {
                 Next::Closed => return None,
             }
         }
+    }
+
+    /// Has events converted that are not in the watcher's version.
+    async fn prepare(&self, events: &[Arc<CacheEvent>]) -> Result<(), Status> {
+        let row = &self.view.resource;
+        let Some(conversion) = row.strategy.conversion() else { return Ok(()) };
+        let seen = events.iter().filter(|event| event.key.starts_with(&self.view.prefix));
+        let objects = seen.flat_map(|event| [event.old.as_ref(), event.new.as_ref()]).flatten();
+        let values: Vec<Bytes> = objects.map(|object| object.value.clone()).collect();
+        conversion.prepare(&self.network, row, &values).await
     }
 
     /// Nothing to send: the bookmark that is due, the end, or waiting for a change.

@@ -4,6 +4,8 @@
 mod expressions;
 mod rules;
 
+pub(crate) use self::rules::{client_config, review_versions};
+
 use api::{FieldError, Object, Status};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};

@@ -4,6 +4,7 @@ use api::{FieldError, GroupVersionResource, Object, Status};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::admissionregistration::{client_config, review_versions};
 use super::check::{At, Errors};
 use super::names;
 use super::row::{Row, col, name_col};
@@ -52,6 +53,10 @@ impl Strategy for Definition {
         if o.get(&["spec"]).is_some() {
             o.set_default(&["spec", "conversion"], json!({}));
             o.set_default(&["spec", "conversion", "strategy"], "None");
+            let service = ["spec", "conversion", "webhook", "clientConfig", "service"];
+            if o.get(&service).is_some_and(Value::is_object) {
+                o.set_default(&[&service[..], &["port"]].concat(), 443);
+            }
         }
         if o.get(&["spec", "preserveUnknownFields"]) == Some(&Value::Bool(false)) {
             o.remove(&["spec", "preserveUnknownFields"]);
@@ -216,7 +221,7 @@ fn validate(o: &Object, e: &mut Errors) {
     }
     spec.field("scope").required_one_of(e, &["Cluster", "Namespaced"]);
     validate_names(&spec.field("names"), e);
-    spec.field("conversion").field("strategy").one_of(e, &["None"]);
+    conversion(&spec.field("conversion"), e);
     if spec.field("preserveUnknownFields").is_true() {
         spec.field("preserveUnknownFields").invalid(e, "must be false");
     }
@@ -228,6 +233,25 @@ fn validate(o: &Object, e: &mut Errors) {
     if versions.items().filter(|version| version.field("storage").is_true()).count() != 1 {
         versions.invalid(e, "must have exactly one version marked as storage version");
     }
+}
+
+/// How objects get from one version into another.
+fn conversion(at: &At<'_>, e: &mut Errors) {
+    at.field("strategy").one_of(e, &["None", "Webhook"]);
+    let webhook = at.field("webhook");
+    if at.field("strategy").str() != "Webhook" {
+        if webhook.is_set() {
+            webhook.forbidden(e, "should not be set when strategy is not set to Webhook");
+        }
+        return;
+    }
+    let config = webhook.field("clientConfig");
+    if config.is_set() {
+        client_config(&config, e);
+    } else {
+        e.push(FieldError::required(&config.path, "required when strategy is set to Webhook"));
+    }
+    review_versions(&webhook.field("conversionReviewVersions"), "v1, v1beta1", e);
 }
 
 fn validate_names(at: &At<'_>, e: &mut Errors) {

@@ -4,6 +4,7 @@
 
 mod binary;
 mod common;
+mod conversion;
 mod custom;
 mod deletion;
 mod identity;

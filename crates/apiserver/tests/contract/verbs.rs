@@ -87,10 +87,28 @@ fn sample(kind: &str) -> Value {
         "StorageVersionMigration" => {
             json!({"spec": {"resource": {"group": "", "resource": "configmaps"}}})
         }
+        "ValidatingAdmissionPolicy" => {
+            json!({"spec": {"matchConstraints": nothing(), "validations": [{"expression": "true"}]}})
+        }
+        "MutatingAdmissionPolicy" => {
+            let labels = "Object{metadata: Object.metadata{labels: {'a': 'b'}}}";
+            let mutation = json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": labels}});
+            json!({"spec": {"matchConstraints": nothing(), "reinvocationPolicy": "Never", "mutations": [mutation]}})
+        }
+        "ValidatingAdmissionPolicyBinding" => {
+            json!({"spec": {"policyName": "x", "validationActions": ["Deny"]}})
+        }
+        "MutatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "x"}}),
         "Event" => json!({"reason": "Test", "message": "text", "type": "Normal",
             "involvedObject": {"kind": "Pod", "namespace": "default", "name": "x"}}),
         _ => json!({}),
     }
+}
+
+/// A rule for a resource that nobody serves.
+fn nothing() -> Value {
+    json!({"resourceRules": [{"operations": ["CREATE"], "apiGroups": ["example.com"], "apiVersions": ["v1"],
+        "resources": ["nothing"]}]})
 }
 
 /// `events.k8s.io/v1` has other words for the same things.

@@ -204,7 +204,7 @@ impl Hook {
         })?;
         let (object, old) = subject.converted(row).await.map_err(Failure::Refused)?;
         let (uid, request) = review::request(subject, row, object, old, version);
-        let answer = self.webhook.call(cx.registry, &request, self.timeout).await;
+        let answer = self.webhook.call(&cx.registry.network(), &request, self.timeout).await;
         let answer = answer.map_err(|error| Failure::Calling(error.reason))?;
         let answer = review::read(&answer, &uid, version, mutating)
             .map_err(|why| Failure::Calling(format!("received invalid webhook response: {why}")))?;
