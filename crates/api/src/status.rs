@@ -210,6 +210,8 @@ pub struct Status {
     pub kind: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: Option<u32>,
+    /// Where a list that lost its state can go on (`metadata.continue`); "" for none
+    pub continue_token: String,
 }
 
 impl Status {
@@ -224,6 +226,7 @@ impl Status {
             kind: String::new(),
             causes: Vec::new(),
             retry_after_seconds: None,
+            continue_token: String::new(),
         }
     }
 
@@ -334,6 +337,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason.as_str(), "code": self.code,
         });
+        if !self.continue_token.is_empty() {
+            value["metadata"] = json!({"continue": self.continue_token});
+        }
         if !details.is_empty() {
             value["details"] = Value::Object(details);
         }
@@ -361,6 +367,7 @@ impl Status {
                 })
                 .collect(),
             retry_after_seconds: details["retryAfterSeconds"].as_u64().and_then(|s| u32::try_from(s).ok()),
+            continue_token: text(&value["metadata"], "continue"),
         }
     }
 }

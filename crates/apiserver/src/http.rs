@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::authn;
 use crate::pipeline::{self, Incoming, Outcome};
 use crate::registry::codec;
-use crate::registry::negotiate::{Form, Media, WATCH_PROTOBUF};
+use crate::registry::negotiate::{Form, Forms, Media, WATCH_PROTOBUF};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::streams::Offer;
@@ -123,6 +123,7 @@ async fn respond(
         return proxied(server, peer, wanted, request, stop).await;
     }
     let offer = Offer::of(&mut request);
+    let wanted = Conditional::of(&request);
     let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let result = async {
         let user = authenticate(server, peer, request.headers()).await?;
@@ -132,7 +133,10 @@ async fn respond(
         pipeline::handle(server, &user, Incoming { request, impersonate, upgrade }).await
     };
     match result.await {
-        Ok(Outcome::Response(response)) => encode(response, stop),
+        Ok(Outcome::Response(response)) => match wanted {
+            Some(wanted) => wanted.answer(response, stop),
+            None => encode(response, stop),
+        },
         Ok(Outcome::Session(session)) => match offer {
             Some(offer) => switched(offer.accept(session)),
             None => failure(&Status::bad_request("Upgrade request required"), &accept),
@@ -249,6 +253,38 @@ async fn decode(server: &ApiServer, request: Request<RequestBody>) -> Result<Api
     Ok(decoded)
 }
 
+/// A read of a document that clients keep: they send back the digest of what they have.
+struct Conditional {
+    known: String,
+}
+
+impl Conditional {
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let path = request.uri().path();
+        let document = path.starts_with("/openapi/") || matches!(path, "/api" | "/apis");
+        let known = request.headers().get(http::header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        document.then(|| Self { known: known.unwrap_or_default().to_owned() })
+    }
+
+    fn answer(self, response: ApiResponse, stop: watch::Receiver<bool>) -> Response<ResponseBytes> {
+        let ResponseBody::Bytes(parts) = &response.body else { return encode(response, stop) };
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        parts.iter().for_each(|part| digest.update(part));
+        let digest = digest.finish();
+        let tag = digest.as_ref().iter().fold(String::from("\""), |hex, byte| hex + &format!("{byte:02X}")) + "\"";
+        let same = self.known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
+        let mut answer = encode(response, stop);
+        set(&mut answer, http::header::ETAG, &tag);
+        set(&mut answer, http::header::VARY, "Accept");
+        if same {
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            *answer.body_mut() = full(Bytes::new());
+            answer.headers_mut().remove(CONTENT_TYPE);
+        }
+        answer
+    }
+}
+
 fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
     if error.is::<LengthLimitError>() {
         let text = format!("Request entity too large: limit is {BODY_LIMIT}");
@@ -319,7 +355,7 @@ fn full(bytes: Bytes) -> ResponseBytes {
 
 /// A Status in the encoding that the client likes best, as far as one can see.
 fn failure(status: &Status, accept: &str) -> Response<ResponseBytes> {
-    let form = Form::negotiate(accept, "", false, true).unwrap_or(Form::JSON);
+    let form = Form::negotiate(accept, "", false, Forms::ALL).unwrap_or(Form::JSON);
     let form = if form.media == Media::Protobuf { form } else { Form::JSON };
     let tree = status.to_value();
     let body = form.encode(&tree).unwrap_or_else(|_| tree.to_string().into());

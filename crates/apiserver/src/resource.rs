@@ -37,7 +37,8 @@ pub struct Resource {
     /// The kind's type in `table`.
     pub schema: TypeId,
     pub table: Arc<SchemaTable>,
-    /// Field selectors beyond `metadata.name` and `metadata.namespace`: `spec.nodeName`.
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`: `spec.nodeName`, or `source=a.b|c` where the selector
+    /// has a name of its own for the first of several fields that is set.
     pub selectable_fields: Vec<String>,
     pub columns: Vec<Column>,
     pub subresources: Vec<Subresource>,
@@ -59,6 +60,14 @@ impl Resource {
     /// Group, version and kind.
     pub fn gvk(&self) -> GroupVersionKind {
         GroupVersionKind::new(&self.gvr.group, &self.gvr.version, &self.kind)
+    }
+
+    /// Names of the selectable fields and where their values are.
+    pub fn field_paths(&self) -> impl Iterator<Item = (&str, Vec<&str>)> {
+        self.selectable_fields.iter().map(|field| match field.split_once('=') {
+            Some((name, paths)) => (name, paths.split('|').collect()),
+            None => (field.as_str(), vec![field.as_str()]),
+        })
     }
 
     /// Whether the row serves a verb.

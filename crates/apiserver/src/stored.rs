@@ -97,6 +97,8 @@ pub(crate) struct MetaReader {
     /// Field paths; the last one is `metadata.labels`.
     paths: Vec<Vec<String>>,
     names: Vec<String>,
+    /// For each name the first of its paths, and how many it has.
+    places: Vec<(usize, usize)>,
     /// What an absent field compares as: "", "false" or "0" by its type.
     absent: Vec<&'static str>,
 }
@@ -104,10 +106,15 @@ pub(crate) struct MetaReader {
 impl MetaReader {
     pub(crate) fn new(resource: &Resource) -> Self {
         let split = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
-        let mut paths: Vec<Vec<String>> = resource.selectable_fields.iter().map(|f| split(f)).collect();
-        let absent = paths.iter().map(|path| absent_value(resource, path)).collect();
+        let (mut paths, mut names, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, of_name) in resource.field_paths() {
+            names.push(name.to_owned());
+            places.push((paths.len(), of_name.len()));
+            paths.extend(of_name.into_iter().map(split));
+        }
+        let absent = places.iter().map(|(first, _)| absent_value(resource, &paths[*first])).collect();
         paths.push(split("metadata.labels"));
-        Self { paths, names: resource.selectable_fields.clone(), absent }
+        Self { paths, names, places, absent }
     }
 
     /// Reads the selectable parts of stored bytes and skips over the rest.
@@ -123,8 +130,11 @@ impl MetaReader {
             Some(Value::Object(map)) => map.into_iter().map(|(k, v)| (k, text(Some(&v), ""))).collect(),
             _ => Vec::new(),
         };
+        let value = |(first, count): &(usize, usize)| {
+            found[*first..first + count].iter().flatten().find(|value| **value != "")
+        };
         let fields =
-            found.iter().zip(&self.absent).map(|(value, absent)| text(value.as_ref(), absent)).collect();
+            self.places.iter().zip(&self.absent).map(|(place, absent)| text(value(place), absent)).collect();
         Meta { labels, fields }
     }
 }
@@ -179,9 +189,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
             let here =
                 |index: &&usize| self.reader.paths[**index].get(self.depth).is_some_and(|p| *p == name);
             let wanted: Vec<usize> = self.wanted.iter().filter(here).copied().collect();
-            let leaf = wanted.iter().copied().find(|i| self.reader.paths[*i].len() == self.depth + 1);
-            if let Some(index) = leaf {
-                self.found[index] = Some(map.next_value()?);
+            let leaves = || wanted.iter().copied().filter(|i| self.reader.paths[*i].len() == self.depth + 1);
+            if leaves().next().is_some() {
+                let value: Value = map.next_value()?;
+                leaves().for_each(|index| self.found[index] = Some(value.clone()));
             } else if wanted.is_empty() {
                 map.next_value::<IgnoredAny>()?;
             } else {
@@ -309,6 +320,7 @@ mod tests {
                 .map(|p| p.into_iter().map(str::to_owned).collect())
                 .to_vec(),
             names: vec!["spec.nodeName".into(), "spec.unschedulable".into()],
+            places: vec![(0, 1), (1, 1)],
             absent: vec!["", "false"],
         };
         let value = json!({"metadata": {"labels": {"app": "web"}, "name": "x"}, "spec": {"nodeName": "n1", "containers": [{}]}});

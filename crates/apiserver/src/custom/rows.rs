@@ -70,7 +70,7 @@ fn row(crd: &Object, spec: &Value, version: &Value, stored: &str, base: &SchemaT
         schema: schema.clone(),
         rules: Rules::of(schema),
         conversion: Conversion::of(&spec["conversion"]),
-        published: published(schema, &name).to_string(),
+        published: published(schema, &name, base).to_string(),
         warning: warning(version, &name),
     };
     let fields = version["selectableFields"].as_array().into_iter().flatten();
@@ -175,16 +175,22 @@ fn cell(path: &JsonPath, type_: &str, object: &Object, now: jiff::Timestamp) -> 
 }
 
 /// The version's schema as OpenAPI shows it, with the fields that every object has.
-fn published(schema: &Value, name: &KindName<'_>) -> Value {
+fn published(schema: &Value, name: &KindName<'_>, base: &SchemaTable) -> Value {
     let mut schema = if schema.is_object() { schema.clone() } else { json!({"type": "object"}) };
     let meta = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
     let mut properties = schema["properties"].as_object().cloned().unwrap_or_else(Map::new);
-    let text = |description: &str| json!({"type": "string", "description": description});
-    properties.insert("apiVersion".into(), text("Version of the schema that this object is written in."));
-    properties.insert("kind".into(), text("Name of the REST resource that this object is."));
+    // as any built-in kind describes them
+    let usual = |field: &str| {
+        let any = base.kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let field = any.and_then(|any| base.get(any).field(field));
+        field.map(|field| field.description.clone().into_owned()).unwrap_or_default()
+    };
+    for field in ["apiVersion", "kind"] {
+        properties.insert(field.into(), json!({"type": "string", "description": usual(field)}));
+    }
     properties.insert(
         "metadata".into(),
-        json!({"allOf": [{"$ref": meta}], "description": "Standard metadata of objects."}),
+        json!({"allOf": [{"$ref": meta}], "description": usual("metadata")}),
     );
     schema["properties"] = Value::Object(properties);
     schema["x-kubernetes-group-version-kind"] =

@@ -71,18 +71,7 @@ fn cached(resources: &ResourceSet, group: &str, version: &str, with_bytes: bool)
         .collect();
     let first = rows.first()?;
     let key = first.api_version();
-    let shape = rows.iter().fold(String::new(), |mut text, row| {
-        let written = write!(
-            text,
-            "{}:{:?}:{:p}{:?};",
-            row.gvr.resource,
-            row.schema,
-            row.table,
-            row.strategy.open_api()
-        );
-        written.expect("writing to a string cannot fail");
-        text
-    });
+    let shape = shape(&rows);
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = cache.get(&key).filter(|c| c.rows == shape && (c.bytes.is_some() || !with_bytes)) {
         return Some(found.clone());
@@ -93,6 +82,16 @@ fn cached(resources: &ResourceSet, group: &str, version: &str, with_bytes: bool)
     let entry = Cached { rows: shape, hash, bytes: with_bytes.then(|| Bytes::from(text)) };
     cache.insert(key, entry.clone());
     Some(entry)
+}
+
+/// Tells the rows of a group apart from those that it had before.
+fn shape(rows: &[&Resource]) -> String {
+    rows.iter().fold(String::new(), |mut text, row| {
+        let own = row.strategy.open_api();
+        let written = write!(text, "{}:{:?}:{:p}{own:?};", row.gvr.resource, row.schema, row.table);
+        written.expect("writing to a string cannot fail");
+        text
+    })
 }
 
 fn build(rows: &[&Resource]) -> Value {

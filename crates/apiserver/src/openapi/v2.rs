@@ -15,49 +15,123 @@ use crate::resource::{Resource, ResourceSet};
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// The protobuf form and the rows that it was made from.
-static CACHE: LazyLock<Mutex<Option<(String, Bytes)>>> = LazyLock::new(Mutex::default);
+/// What one group version adds to the document, in both forms.
+struct Piece {
+    /// The rows that it was made from.
+    shape: String,
+    paths: BTreeMap<String, Part>,
+    definitions: BTreeMap<String, Part>,
+}
+
+/// The value of one name.
+struct Part {
+    json: String,
+    binary: Vec<u8>,
+}
+
+/// The document in both forms, and the pieces that it was made from.
+#[derive(Default)]
+struct Made {
+    pieces: BTreeMap<(String, String), Arc<Piece>>,
+    json: Bytes,
+    binary: Bytes,
+}
+
+/// When a kind comes or goes only its own group is made anew: clients read this document often while they wait for a kind.
+static CACHE: LazyLock<Mutex<Made>> = LazyLock::new(Mutex::default);
 
 /// The document in the form that the client prefers.
 pub(super) fn document(resources: &ResourceSet, accept: &str) -> ApiResponse {
-    if !accept.contains(PROTOBUF) {
-        return ApiResponse::json(200, swagger(resources).to_string());
+    let mut made = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let pieces = pieces(resources, &made.pieces);
+    let same = pieces.len() == made.pieces.len()
+        && pieces.iter().zip(&made.pieces).all(|((a, new), (b, old))| a == b && Arc::ptr_eq(new, old));
+    if !same || made.json.is_empty() {
+        *made = Made { json: json_of(&pieces), binary: binary_of(&pieces), pieces };
     }
-    let shape = |row: &Arc<Resource>| format!("{} {:p}{:?};", row.gvr, row.table, row.strategy.open_api());
-    let shape: String = resources.iter().map(shape).collect();
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    let bytes = match cache.as_ref().filter(|(made_from, _)| *made_from == shape) {
-        Some((_, bytes)) => bytes.clone(),
-        None => {
-            let bytes = Bytes::from(encode(&swagger(resources)));
-            *cache = Some((shape, bytes.clone()));
-            bytes
-        }
-    };
-    let body = ResponseBody::Bytes(vec![bytes]);
+    if !accept.contains(PROTOBUF) {
+        return ApiResponse::json(200, made.json.clone());
+    }
+    let body = ResponseBody::Bytes(vec![made.binary.clone()]);
     ApiResponse { code: 200, content_type: PROTOBUF_TYPE.into(), body, warnings: Vec::new() }
 }
 
-/// The v3 documents of all groups as one document of the older form.
-fn swagger(resources: &ResourceSet) -> Value {
-    let (mut paths, mut definitions) = (Map::new(), Map::new());
-    for (group, version) in resources.group_versions() {
+type Pieces = BTreeMap<(String, String), Arc<Piece>>;
+
+/// The pieces of all groups; those whose rows are as before are the ones from before.
+fn pieces(resources: &ResourceSet, before: &Pieces) -> Pieces {
+    let groups = resources.group_versions().into_iter();
+    let piece = |(group, version): (String, String)| {
         let of_group = |row: &&Resource| row.gvr.group == group && row.gvr.version == version;
         let rows: Vec<&Resource> = resources.iter().map(AsRef::as_ref).filter(of_group).collect();
-        let document = build(&rows);
-        for (path, item) in members(&document["paths"]) {
-            paths.insert(path.clone(), path_item(item));
-        }
-        for (name, component) in members(&document["components"]["schemas"]) {
-            definitions.insert(name.clone(), schema(component));
+        let shape = super::shape(&rows);
+        let key = (group, version);
+        let old = before.get(&key).filter(|piece| piece.shape == shape);
+        let piece = old.map_or_else(|| Arc::new(Piece::new(shape, &rows)), Arc::clone);
+        (key, piece)
+    };
+    groups.map(piece).collect()
+}
+
+impl Piece {
+    fn new(shape: String, rows: &[&Resource]) -> Self {
+        let document = build(rows);
+        let parts = |map: &Value, convert: fn(&Value) -> Value, encode: fn(&Value) -> Message| {
+            let part = |(name, value): (&String, &Value)| {
+                let value = convert(value);
+                (name.clone(), Part { json: value.to_string(), binary: encode(&value).0 })
+            };
+            members(map).map(part).collect()
+        };
+        Self {
+            shape,
+            paths: parts(&document["paths"], path_item, encode_path_item),
+            definitions: parts(&document["components"]["schemas"], schema, encode_schema),
         }
     }
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": VERSION},
-        "paths": paths,
-        "definitions": definitions,
-    })
+}
+
+/// All parts of a kind by name; groups share the definitions of meta types.
+fn merged(pieces: &Pieces, parts: fn(&Piece) -> &BTreeMap<String, Part>) -> BTreeMap<&str, &Part> {
+    pieces.values().flat_map(|piece| parts(piece)).map(|(name, part)| (name.as_str(), part)).collect()
+}
+
+fn json_of(pieces: &Pieces) -> Bytes {
+    let head = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": VERSION}}).to_string();
+    let mut out = head.strip_suffix('}').unwrap_or_default().to_owned();
+    for (name, parts) in
+        [("paths", merged(pieces, |p| &p.paths)), ("definitions", merged(pieces, |p| &p.definitions))]
+    {
+        out.push_str(&format!(",{name:?}:{{"));
+        for (index, (name, part)) in parts.into_iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            out.push_str(&Value::from(name).to_string());
+            out.push(':');
+            out.push_str(&part.json);
+        }
+        out.push('}');
+    }
+    out.push('}');
+    out.into()
+}
+
+fn binary_of(pieces: &Pieces) -> Bytes {
+    let named = |number: usize, parts: BTreeMap<&str, &Part>| {
+        parts.into_iter().fold(Message::default(), |mut message, (name, part)| {
+            let mut pair = Message::default();
+            pair.bytes(1, name.as_bytes());
+            pair.bytes(2, &part.binary);
+            message.bytes(number, &pair.0);
+            message
+        })
+    };
+    let info = Message::default().text(1, &json!("Kubernetes")).text(2, &json!(VERSION));
+    let start = Message::default().text(1, &json!("2.0")).message(2, &info);
+    let paths = named(2, merged(pieces, |p| &p.paths));
+    let definitions = named(1, merged(pieces, |p| &p.definitions));
+    start.message(8, &paths).message(9, &definitions).0.into()
 }
 
 fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -219,14 +293,6 @@ fn every(_: &str) -> bool {
 /// Any value as YAML text, of which JSON is a part.
 fn any(value: &Value) -> Message {
     Message::default().text(2, &json!(value.to_string()))
-}
-
-fn encode(document: &Value) -> Vec<u8> {
-    let info = Message::default().text(1, &document["info"]["title"]).text(2, &document["info"]["version"]);
-    let paths = Message::default().named(2, &document["paths"], every, encode_path_item);
-    let definitions = Message::default().named(1, &document["definitions"], every, encode_schema);
-    let start = Message::default().text(1, &document["swagger"]).message(2, &info);
-    start.message(8, &paths).message(9, &definitions).0
 }
 
 fn encode_path_item(item: &Value) -> Message {

@@ -9,7 +9,7 @@ use api::{
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::Call;
+use super::{Call, duplicates};
 use crate::resource::Resource;
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
@@ -164,10 +164,10 @@ pub(crate) fn apply(
 ) -> Result<Object, Status> {
     let resource = call.resource;
     let gvk = resource.gvk();
-    let decoded = codec::decode_yaml(&resource.table, resource.schema, bytes, mode(call)?);
+    let decoded = codec::decode_yaml(&resource.table, resource.schema, bytes, Mode::Warn);
     let decoded = decoded.map_err(|error| error.status(&gvk))?;
-    warnings.extend(decoded.warnings);
     let mut config = decoded.object;
+    check_findings(call, &config, bytes, decoded.warnings, warnings)?;
     settle_kind(&gvk, &mut config)?;
     if call.subresource.is_none() && resource.has_status() {
         config.0.remove("status");
@@ -180,6 +180,50 @@ pub(crate) fn apply(
     let force = call.request.options.force;
     let (table, ty, manager) = (&resource.table, resource.schema, call.manager());
     Ok(api::patch::apply(table, ty, live, &config, &manager, subresource, force, call.now)?)
+}
+
+/// What the reader of an apply configuration found. A manager can't own a field that is in no schema, so such a field is an
+/// error in every mode; duplicates are one in strict mode.
+fn check_findings(
+    call: &Call<'_>,
+    config: &Object,
+    text: &[u8],
+    found: Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let path = |text: &String| {
+        let quoted: String = serde_json::from_str(text.strip_prefix("unknown field ")?).ok()?;
+        Some(format!(".{quoted}: field not declared in schema"))
+    };
+    let unknown: Vec<String> = found.iter().filter_map(path).collect();
+    if !unknown.is_empty() {
+        let list = match unknown.as_slice() {
+            [one] => one.clone(),
+            all => format!("errors:\n  {}", all.join("\n  ")),
+        };
+        let text = format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {list}",
+            call.namespace,
+            config.name(),
+            call.resource.api_version(),
+            call.resource.kind
+        );
+        return Err(Status::new(Reason::Unknown, text));
+    }
+    match mode(call)? {
+        Mode::Strict if !found.is_empty() => {
+            let lines = duplicates::repeated_keys(&String::from_utf8_lossy(text));
+            let list = if lines.is_empty() { found.join(", ") } else { lines.join("\n  ") };
+            Err(Status::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {list}"
+            )))
+        }
+        Mode::Strict | Mode::Ignore => Ok(()),
+        Mode::Warn => {
+            warnings.extend(found);
+            Ok(())
+        }
+    }
 }
 
 /// Records the caller as manager of what it changed.

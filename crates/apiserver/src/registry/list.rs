@@ -14,12 +14,15 @@ use crate::stored::{MetaReader, Selection};
 /// How many objects are looked at a time when selectors thin them out.
 const CHUNK: usize = 500;
 
-const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. You \
-    can start a new list without the continue parameter.";
+const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+    start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// Where the next page begins: the state it belongs to and the last key of the page before.
 #[derive(Serialize, Deserialize)]
 struct Continue {
+    /// 0 goes on with the state as it is then: what a list that lost its own gets.
     rv: u64,
     start: String,
 }
@@ -72,7 +75,7 @@ impl Registry {
         for (path, _, _) in &selection.fields.terms {
             let known = path == "metadata.name"
                 || (path == "metadata.namespace")
-                || call.resource.selectable_fields.iter().any(|f| f == path);
+                || call.resource.field_paths().any(|(name, _)| name == path);
             if !known {
                 return Err(Status::bad_request(format!("field label not supported: {path}")));
             }
@@ -88,13 +91,16 @@ impl Registry {
         let (mut at, mut after) = (self.list_revision(call).await?, None);
         if let Some(token) = &options.continue_token {
             let from = Continue::decode(token)?;
-            at = Some(from.rv);
+            at = Some(from.rv).filter(|rv| *rv > 0);
             after = Some(from.start);
         }
         let prefix = prefix(call.resource, call.namespace);
+        let asked: Option<String> = after.clone();
         let expired = |error| match error {
             store::StoreError::Compacted { .. } if options.continue_token.is_some() => {
-                Status::expired(EXPIRED_CONTINUE)
+                let start = asked.clone().unwrap_or_default();
+                let continue_token = Continue { rv: 0, start }.encode();
+                Status { continue_token, ..Status::expired(EXPIRED_CONTINUE) }
             }
             other => store_error(other),
         };

@@ -12,6 +12,7 @@
 pub(crate) mod codec;
 mod create;
 mod delete;
+mod duplicates;
 mod eviction;
 pub(crate) mod finalize;
 mod list;
@@ -36,7 +37,7 @@ use crate::custom::Catalog;
 use crate::resource::{PrivateEntry, Reader, Resource, Subresource, UserInfo, WriteContext};
 use crate::url::method_not_allowed;
 use crate::watch_cache::{ResourceCache, WatchCaches};
-use negotiate::{Form, Versioned};
+use negotiate::{Form, Forms, Versioned};
 
 /// Objects in the store, and everything a write needs to consult.
 pub(crate) struct Registry {
@@ -173,8 +174,10 @@ impl Registry {
             return Err(Status::internal("a path came where a resource was expected"));
         };
         let include = request.options.extra("includeObject").unwrap_or_default();
-        let binary = protobuf::has_form(resource);
-        let form = Form::negotiate(&request.accept, include, request.options.pretty, binary)?;
+        let other_kind = subresource.as_deref().and_then(|name| resource.subresource(name));
+        let answered = matches!(other_kind, Some(Subresource::Create { .. })) || !resource.allows(Verb::List);
+        let offer = Forms { protobuf: protobuf::has_form(resource), table: !answered };
+        let form = Form::negotiate(&request.accept, include, request.options.pretty, offer)?;
         let warnings = Warnings::default();
         let call = Call {
             user,

@@ -34,13 +34,27 @@ pub(crate) struct Form {
     pub(crate) shape: Shape,
     pub(crate) media: Media,
     pub(crate) pretty: bool,
+    /// Tables and partial objects are wanted as `meta.k8s.io/v1beta1`, which is the same but for its name.
+    pub(crate) beta: bool,
+}
+
+/// What a kind can be shown as, beyond JSON and YAML.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forms {
+    /// Custom resources have no protobuf form (but their metadata has).
+    pub(crate) protobuf: bool,
+    /// What is answered and never stored has no columns.
+    pub(crate) table: bool,
+}
+
+impl Forms {
+    pub(crate) const ALL: Forms = Forms { protobuf: true, table: true };
 }
 
 impl Form {
-    pub(crate) const JSON: Form = Form { shape: Shape::Full, media: Media::Json, pretty: false };
+    pub(crate) const JSON: Form = Form { shape: Shape::Full, media: Media::Json, pretty: false, beta: false };
 
-    /// Picks the form of an Accept header that the client likes best and the server can give. Custom resources are
-    /// not `binary`: only their metadata has a protobuf form. Tables have none.
+    /// Picks the form of an Accept header that the client likes best and the server can give. Tables have no protobuf form.
     ///
     /// # Errors
     /// `NotAcceptable` when there is none.
@@ -48,7 +62,7 @@ impl Form {
         accept: &str,
         include_object: &str,
         pretty: bool,
-        binary: bool,
+        offer: Forms,
     ) -> Result<Self, Status> {
         if accept.trim().is_empty() {
             return Ok(Form { pretty, ..Form::JSON });
@@ -64,16 +78,16 @@ impl Form {
         let mut clauses: Vec<Clause<'_>> = accept.split(',').map(Clause::parse).collect();
         clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
         let found = clauses.iter().filter(|clause| clause.quality > 0.0).find_map(|clause| {
-            let (media, shape) = (clause.media?, clause.shape(include)?);
-            let binary = match shape {
-                Shape::Full => binary,
+            let (media, (shape, beta)) = (clause.media?, clause.shape(include)?);
+            let given = match shape {
+                Shape::Full => media != Media::Protobuf || offer.protobuf,
                 Shape::Partial => true,
-                Shape::Table(_) => false,
+                Shape::Table(_) => media != Media::Protobuf && offer.table,
             };
-            (media != Media::Protobuf || binary).then_some(Form { shape, media, pretty })
+            given.then_some(Form { shape, media, pretty, beta })
         });
         found.ok_or_else(|| {
-            let also = if binary { ", application/vnd.kubernetes.protobuf" } else { "" };
+            let also = if offer.protobuf { ", application/vnd.kubernetes.protobuf" } else { "" };
             let text = format!(
                 "only the following media types are accepted: application/json, application/yaml{also}"
             );
@@ -100,6 +114,11 @@ impl Form {
 
     /// A tree that names its kind, encoded for an answer or an event.
     pub(crate) fn encode(self, value: &Value) -> Result<Bytes, Status> {
+        if self.beta && value["apiVersion"] == "meta.k8s.io/v1" {
+            let mut value = value.clone();
+            value["apiVersion"] = "meta.k8s.io/v1beta1".into();
+            return Form { beta: false, ..self }.encode(&value);
+        }
         match self.media {
             Media::Protobuf => protobuf::tree(value),
             Media::Yaml => codec::to_yaml(value),
@@ -162,12 +181,13 @@ impl<'a> Clause<'a> {
     }
 
     /// What the alternative wants done; `None` when that is unknown.
-    fn shape(&self, include: IncludeObject) -> Option<Shape> {
-        let known = self.parameter("g") == "meta.k8s.io" && self.parameter("v") == "v1";
+    fn shape(&self, include: IncludeObject) -> Option<(Shape, bool)> {
+        let beta = self.parameter("v") == "v1beta1";
+        let known = self.parameter("g") == "meta.k8s.io" && (beta || self.parameter("v") == "v1");
         match self.parameter("as") {
-            "" => Some(Shape::Full),
-            "Table" if known => Some(Shape::Table(include)),
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Some(Shape::Partial),
+            "" => Some((Shape::Full, false)),
+            "Table" if known => Some((Shape::Table(include), beta)),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Some((Shape::Partial, beta)),
             _ => None,
         }
     }
@@ -366,7 +386,7 @@ mod tests {
             ("application/yaml", Ok((Shape::Full, Media::Yaml)), Ok((Shape::Full, Media::Yaml))),
             (table, Ok((tabular, Media::Json)), Ok((tabular, Media::Json))),
             (
-                "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                "application/json;as=Table;v=v1beta2;g=meta.k8s.io,application/json",
                 Ok((Shape::Full, Media::Json)),
                 Ok((Shape::Full, Media::Json)),
             ),
@@ -381,12 +401,25 @@ mod tests {
             ("application/json;as=Nonsense;v=v1;g=meta.k8s.io", Err(406), Err(406)),
         ];
         for (accept, built_in, custom) in cases {
-            let got = |binary| {
-                let form = Form::negotiate(accept, "", false, binary);
+            let got = |protobuf| {
+                let form = Form::negotiate(accept, "", false, Forms { protobuf, table: true });
                 form.map(|f| (f.shape, f.media)).map_err(|s| s.code)
             };
             assert_eq!((got(true), got(false)), (built_in, custom), "{accept}");
         }
-        assert_eq!(Form::negotiate("*/*", "Nonsense", false, true).map_err(|s| s.code), Err(400));
+        assert_eq!(Form::negotiate("*/*", "Nonsense", false, Forms::ALL).map_err(|s| s.code), Err(400));
+        let answered = Forms { table: false, ..Forms::ALL };
+        assert_eq!(Form::negotiate(table, "", false, answered).map(|f| f.shape), Ok(Shape::Full));
+        let only = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(Form::negotiate(only, "", false, answered).map_err(|s| s.code), Err(406));
+    }
+
+    #[test]
+    fn older_tables_have_the_older_name() {
+        let accept = "application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+        let form = Form::negotiate(accept, "", false, Forms::ALL).unwrap();
+        let tree = serde_json::json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"});
+        let got: Value = serde_json::from_slice(&form.encode(&tree).unwrap()).unwrap();
+        assert_eq!(got["apiVersion"], "meta.k8s.io/v1beta1");
     }
 }

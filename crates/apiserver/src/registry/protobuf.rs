@@ -28,6 +28,8 @@ pub(crate) fn tree(value: &Value) -> Result<Bytes, Status> {
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let table = schema::table();
+    // the older version of partial objects differs in its name alone
+    let version = if group == "meta.k8s.io" { "v1" } else { version };
     let ty = table.kind(group, version, kind);
     let ty = ty.ok_or_else(|| Status::internal(format!("{api_version} {kind} has no protobuf form")))?;
     let mut message = Vec::with_capacity(1024);

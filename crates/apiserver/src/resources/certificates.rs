@@ -44,7 +44,7 @@ fn prepare_for_create(cx: &WriteContext<'_>, o: &mut Object) {
     o.remove(&["status"]);
 }
 
-/// The main path changes metadata only, `approval` the decision, `status` everything in the status but the decision.
+/// The main path changes metadata only, `approval` the conditions, `status` everything in the status but the decision.
 fn prepare_for_update(cx: &WriteContext<'_>, new: &mut Object, old: &Object) {
     let (decided, rest): (Vec<Value>, Vec<Value>) = match cx.subresource {
         Some("approval") => {
@@ -54,7 +54,7 @@ fn prepare_for_update(cx: &WriteContext<'_>, new: &mut Object, old: &Object) {
             if let Some(metadata) = metadata {
                 new.set(&["metadata"], metadata);
             }
-            (conditions.into_iter().filter(is_decision).collect(), conditions_of(old, |c| !is_decision(c)))
+            (conditions, Vec::new())
         }
         Some(_) => (conditions_of(old, is_decision), conditions_of(new, |c| !is_decision(c))),
         None => {

@@ -61,7 +61,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("events", "Event")
             .short(&["ev"])
             .durability(Durability::Relaxed)
-            .fields(event::FIELDS)
+            .fields(event::NEW_FIELDS)
             .stored_as("", "v1", "events")
             .strategy(EventView)
             .exact_columns(event::columns()),

@@ -111,6 +111,22 @@ async fn compacted_states_are_gone() {
     let next = RequestOptions { limit: Some(2), continue_token: token, ..RequestOptions::default() };
     let gone = f.list(&configmaps(), next).await.unwrap_err();
     assert_eq!((gone.code, gone.reason), (410, api::Reason::Expired));
+    assert_eq!(gone.to_value()["metadata"]["continue"], gone.continue_token.as_str());
+    // the rest can be had, as it is now
+    f.delete(&configmaps(), "d").await.unwrap();
+    let token = Some(gone.continue_token);
+    let rest = RequestOptions { limit: Some(1), continue_token: token, ..RequestOptions::default() };
+    let page = f.list(&configmaps(), rest).await.unwrap();
+    assert_eq!(
+        (&page["items"][0]["metadata"]["name"], &page["metadata"]["remainingItemCount"]),
+        (&json!("c"), &json!(1))
+    );
+    f.delete(&configmaps(), "e").await.unwrap();
+    let token = page["metadata"]["continue"].as_str().map(str::to_owned);
+    let last = RequestOptions { limit: Some(9), continue_token: token, ..RequestOptions::default() };
+    let last = f.list(&configmaps(), last).await.unwrap();
+    assert_eq!(last["items"][0]["metadata"]["name"], "e", "from then on the state stays");
+    assert_eq!(last["metadata"]["resourceVersion"], page["metadata"]["resourceVersion"]);
 }
 
 #[tokio::test]
@@ -146,4 +162,43 @@ async fn tables_and_metadata_are_made_on_demand() {
     let response = f.send(&f.admin, request).await.unwrap();
     assert_eq!(response.content_type, "application/yaml");
     assert!(String::from_utf8_lossy(&response.into_bytes().unwrap()).contains("name: a\n"));
+}
+
+#[tokio::test]
+async fn what_is_answered_has_no_columns() {
+    let f = Fixture::new().await;
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let reviews = at("authorization.k8s.io", "selfsubjectaccessreviews", "");
+    let mut request = reviews.request(api::Verb::Create, None, None).with_json(review.to_string());
+    request.accept = "application/json;as=Table;v=v1;g=meta.k8s.io".into();
+    assert_eq!(f.json(request.clone()).await.unwrap_err().code, 406);
+    request.accept.push_str(",application/json");
+    assert_eq!(f.json(request).await.unwrap()["status"]["allowed"], true);
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_names_of_each_version() {
+    let f = Fixture::new().await;
+    let core = at("", "events", "default");
+    let event = |name: &str, source: Value, controller: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "source": source,
+            "reportingComponent": controller,
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}})
+    };
+    for (name, source, controller) in [
+        ("a", json!({"component": "kubelet"}), "other"),
+        ("b", json!({}), "kubelet"),
+        ("c", json!({"component": "scheduler"}), "kubelet"),
+    ] {
+        f.create(&core, event(name, source, controller)).await.unwrap();
+    }
+    let fields =
+        |text: &str| RequestOptions { field_selector: Some(text.into()), ..RequestOptions::default() };
+    assert_eq!(names(&f, &core, fields("source=kubelet")).await, ["a", "b"]);
+    assert_eq!(names(&f, &core, fields("reportingComponent=kubelet")).await, ["b", "c"]);
+    let new = at("events.k8s.io", "events", "default");
+    let both = "regarding.name=p,reportingController=kubelet";
+    assert_eq!(names(&f, &new, fields(both)).await, ["b", "c"]);
+    assert_eq!(f.list(&new, fields("source=kubelet")).await.unwrap_err().code, 400);
 }

@@ -11,7 +11,7 @@ use crate::resources::row::{Hooks, col, name_col, wide};
 
 pub(in crate::resources) const EVENT: Hooks = Hooks { validate, create_on_update: true, ..Hooks::NONE };
 
-/// Field selectors of both event APIs.
+/// Field selectors of core events.
 pub(in crate::resources) const FIELDS: &[&str] = &[
     "involvedObject.kind",
     "involvedObject.namespace",
@@ -22,6 +22,21 @@ pub(in crate::resources) const FIELDS: &[&str] = &[
     "involvedObject.fieldPath",
     "reason",
     "reportingComponent",
+    "source=source.component|reportingComponent",
+    "type",
+];
+
+/// The same of `events.k8s.io`.
+pub(in crate::resources) const NEW_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reason",
+    "reportingController",
     "type",
 ];
 
