@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::pipeline::no_such_path;
 use crate::server::ApiServer;
-use crate::{discovery, openapi};
+use crate::{discovery, metrics, openapi};
 
 pub(crate) const MAJOR: &str = "1";
 pub(crate) const MINOR: &str = "37";
@@ -23,7 +23,8 @@ pub(crate) async fn answer(
     match trimmed {
         "/" => Ok(json(&paths(server))),
         "/version" => Ok(json(&version())),
-        "/healthz" | "/livez" | "/readyz" => health(server, trimmed, request).await,
+        "/metrics" => Ok(text(metrics::text(server).await?, "text/plain; version=0.0.4; charset=utf-8")),
+        _ if is_health(trimmed) => health(server, trimmed, request).await,
         "/openid/v1/jwks" => {
             let mut response = json(&server.registry.tokens.key_set());
             response.content_type = "application/jwk-set+json".into();
@@ -74,8 +75,16 @@ fn paths(server: &ApiServer) -> Value {
             paths.push(format!("/apis/{group}/{version}"));
         }
     }
-    for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-    {
+    for path in [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ] {
         paths.push(path.to_owned());
     }
     paths.sort();
@@ -83,32 +92,55 @@ fn paths(server: &ApiServer) -> Value {
     json!({"paths": paths})
 }
 
-/// Healthy means: the store answers.
-async fn health(server: &ApiServer, path: &str, request: &ApiRequest) -> Result<ApiResponse, Status> {
-    let store = server.registry.store.current_revision().await;
-    let checks = [("ping", None), ("store", store.err().map(|error| error.to_string()))];
-    let failed = checks.iter().any(|(_, error)| error.is_some());
-    let verbose = request.options.extra("verbose").is_some();
-    let name = path.trim_start_matches('/');
-    let mut text = String::new();
-    if verbose || failed {
-        for (check, error) in &checks {
-            match error {
-                None => text.push_str(&format!("[+]{check} ok\n")),
-                Some(error) => text.push_str(&format!("[-]{check} failed: {error}\n")),
-            }
-        }
-        text.push_str(&format!("{name} check {}\n", if failed { "failed" } else { "passed" }));
-    } else {
-        text.push_str("ok");
-    }
-    if failed {
-        return Err(Status::new(Reason::InternalError, text));
-    }
-    Ok(ApiResponse {
+fn is_health(path: &str) -> bool {
+    path.split('/').nth(1).is_some_and(|first| matches!(first, "healthz" | "livez" | "readyz"))
+}
+
+fn text(text: String, content_type: &str) -> ApiResponse {
+    ApiResponse {
         code: 200,
-        content_type: "text/plain; charset=utf-8".into(),
+        content_type: content_type.to_owned(),
         body: ResponseBody::Bytes(vec![text.into()]),
         warnings: Vec::new(),
-    })
+    }
+}
+
+/// Healthy means: the server answers, and its store does. `?verbose` lists the checks, `?exclude=` leaves one out, and each
+/// has a path of its own (`/livez/etcd`; the store has the name that tools exclude).
+async fn health(server: &ApiServer, path: &str, request: &ApiRequest) -> Result<ApiResponse, Status> {
+    let (name, only) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let store = server.registry.store.current_revision().await.err();
+    let checks = [("ping", None), ("etcd", store)];
+    if !only.is_empty() && checks.iter().all(|(check, _)| *check != only) {
+        return Err(no_such_path());
+    }
+    let given = request.options.extra.iter();
+    let excluded: Vec<&str> = given.filter(|(n, _)| n == "exclude").map(|(_, v)| v.as_str()).collect();
+    let (mut lines, mut failed) = (String::new(), false);
+    for (check, error) in checks.iter().filter(|(check, _)| only.is_empty() || *check == only) {
+        match error {
+            _ if excluded.contains(check) => lines.push_str(&format!("[+]{check} excluded: ok\n")),
+            None => lines.push_str(&format!("[+]{check} ok\n")),
+            Some(error) => {
+                failed = true;
+                lines.push_str(&format!("[-]{check} failed: {error}\n"));
+            }
+        }
+    }
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| checks.iter().all(|(check, _)| check != *name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        let list = unknown.join(",");
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {list}\n"));
+    }
+    if failed {
+        return Err(Status::new(Reason::InternalError, format!("{lines}{name} check failed\n")));
+    }
+    let verbose = request.options.extra("verbose").is_some();
+    let answer = if verbose { format!("{lines}{name} check passed\n") } else { "ok".to_owned() };
+    Ok(text(answer, "text/plain; charset=utf-8"))
 }

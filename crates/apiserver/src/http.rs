@@ -23,13 +23,13 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn;
-use crate::pipeline::{self, Incoming, Outcome};
+use crate::pipeline::{Incoming, Outcome};
 use crate::registry::codec;
 use crate::registry::negotiate::{Form, Forms, Media, WATCH_PROTOBUF};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::streams::Offer;
-use crate::{proxy, url};
+use crate::{metrics, proxy, url};
 
 /// Largest request body, as upstream.
 const BODY_LIMIT: usize = 3 << 20;
@@ -130,7 +130,7 @@ async fn respond(
         let impersonate = impersonated(request.headers())?;
         let upgrade = offer.as_ref().map(|offer| offer.wish.clone());
         let request = decode(server, request).await?;
-        pipeline::handle(server, &user, Incoming { request, impersonate, upgrade }).await
+        metrics::measured(server, &user, Incoming { request, impersonate, upgrade }).await
     };
     match result.await {
         Ok(Outcome::Response(response)) => match wanted {

@@ -12,11 +12,12 @@ use crate::admission::Admission;
 use crate::authn::jose::JoseError;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
-use crate::pipeline::{self, Incoming, Outcome};
+use crate::metrics::{self, Metrics};
+use crate::pipeline::{Incoming, Outcome};
 use crate::registry::Registry;
 use crate::resource::{ResourceSet, UserInfo};
 use crate::watch_cache::WatchCaches;
-use crate::{bootstrap, custom, resources};
+use crate::{bootstrap, custom, housekeeping, resources};
 
 /// What the API server has to be told.
 #[derive(Clone)]
@@ -95,6 +96,7 @@ pub struct ApiServer {
     pub(crate) registry: Registry,
     /// Types of the built-in kinds.
     pub(crate) table: Arc<SchemaTable>,
+    pub(crate) metrics: Metrics,
 }
 
 impl ApiServer {
@@ -122,12 +124,13 @@ impl ApiServer {
             node_port_range: config.node_port_range,
             messages: Arc::default(),
         };
-        let server = Arc::new(Self { config, registry, table });
+        let server = Arc::new(Self { config, registry, table, metrics: Metrics::default() });
         bootstrap::run(&server).await?;
         let mut rows = server.registry.resources.hold().await;
         server.registry.refresh_custom(&mut rows).await.map_err(OpenError::Store)?;
         drop(rows);
         tokio::spawn(custom::run_cleanup(Arc::downgrade(&server)));
+        tokio::spawn(housekeeping::run(Arc::downgrade(&server)));
         Ok(server)
     }
 
@@ -138,7 +141,7 @@ impl ApiServer {
         request: ApiRequest,
     ) -> BoxFuture<'a, Result<ApiResponse, Status>> {
         Box::pin(async move {
-            match pipeline::handle(self, user, Incoming { request, impersonate: None, upgrade: None })
+            match metrics::measured(self, user, Incoming { request, impersonate: None, upgrade: None })
                 .await?
             {
                 Outcome::Response(response) => Ok(response),

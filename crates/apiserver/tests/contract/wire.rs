@@ -287,3 +287,56 @@ async fn exec_speaks_channels() {
     assert_eq!((seen[3].0, &status["reason"]), (3, &json!("NonZeroExitCode")));
     assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_tells_of_itself() {
+    let wire = Wire::new().await;
+    let get = async |identity, path: &str| {
+        let response = wire.send("h2", identity, request("GET", path, "")).await;
+        let code = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let path = "/api/v1/namespaces/default/configmaps?watch=true";
+    let _watch = wire.send("http/1.1", ADMIN, request("GET", path, "")).await;
+    get(ADMIN, "/api/v1/namespaces/default/pods/none").await;
+    assert_eq!(get(None, "/metrics").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(get(Some(("prometheus", &["system:monitoring"])), "/metrics").await.0, StatusCode::OK);
+    let (_, metrics) = get(ADMIN, "/metrics").await;
+    let labels = |resource: &str, scope: &str, verb: &str| {
+        format!(
+            "component=\"apiserver\",dry_run=\"\",group=\"\",resource={resource:?},scope={scope:?},subresource=\"\",\
+            verb={verb:?},version=\"v1\""
+        )
+    };
+    for line in [
+        format!("apiserver_request_total{{code=\"404\",{}}} 1", labels("pods", "resource", "GET")),
+        format!("apiserver_longrunning_requests{{{}}} 1", labels("configmaps", "namespace", "WATCH")),
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1".to_owned(),
+        "apiserver_storage_objects{resource=\"namespaces\"} 4".to_owned(),
+        "# TYPE process_resident_memory_bytes gauge".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+
+    let cases = [
+        ("/livez?verbose", StatusCode::OK, "[+]ping ok\n[+]etcd ok\nlivez check passed\n"),
+        (
+            "/readyz?verbose&exclude=etcd",
+            StatusCode::OK,
+            "[+]ping ok\n[+]etcd excluded: ok\nreadyz check passed\n",
+        ),
+        ("/healthz/ping", StatusCode::OK, "ok"),
+        ("/readyz?exclude=etcd", StatusCode::OK, "ok"),
+    ];
+    for (path, code, text) in cases {
+        assert_eq!(get(ADMIN, path).await, (code, text.to_owned()), "{path}");
+    }
+    assert_eq!(get(ADMIN, "/livez/none").await.0, StatusCode::NOT_FOUND);
+    // a client that keeps a document asks only whether it has changed
+    let document = wire.send("h2", ADMIN, request("GET", "/openapi/v2", "")).await;
+    let tag = document.headers()["etag"].clone();
+    let mut again = request("GET", "/openapi/v2", "");
+    again.headers_mut().insert("if-none-match", tag);
+    assert_eq!(wire.send("h2", ADMIN, again).await.status(), StatusCode::NOT_MODIFIED);
+}
