@@ -2,7 +2,9 @@
 //!
 //! `ci` is what `.ci/run` calls and what a developer runs before a commit: the same steps in the same order.
 
+mod bench;
 mod conformance;
+mod sim;
 mod tidy;
 mod vm;
 
@@ -18,8 +20,10 @@ fn main() -> ExitCode {
         Some("ci") => ci(),
         Some("tidy") => tidy::run(&root()),
         Some("conformance") => conformance::run(&root(), &arguments[1..]),
+        Some("bench") => bench::run(&root(), &arguments[1..]),
+        Some("sim") => sim::run(&root(), &arguments[1..]),
         Some("vm") => vm::run(&root(), &arguments[1..]),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy | conformance | vm")),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask ci | tidy | conformance | sim | bench | vm")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,8 +47,26 @@ fn ci() -> Result<()> {
     tidy::run(&root())?;
     step("build", &["test", "--workspace", "--locked", "--no-run"])?;
     step("test", &["test", "--workspace", "--locked"])?;
+    check_other_processor()?;
     println!("== conformance");
     conformance::run_fast(&root())
+}
+
+/// Type-checks for the other processor that Podium supports, where its standard library is installed.
+fn check_other_processor() -> Result<()> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    let output = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    let folder = output.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    if !folder.is_some_and(|folder| Path::new(&folder).is_dir()) {
+        println!("skipped: 1 ({TARGET}: not installed, see rustup target add)");
+        return Ok(());
+    }
+    // ring compiles C for the target even for a check
+    if Command::new("aarch64-linux-gnu-gcc").arg("--version").output().is_err() {
+        println!("skipped: 1 ({TARGET}: no C compiler for it)");
+        return Ok(());
+    }
+    step("aarch64", &["check", "--locked", "-p", "podium", "--target", TARGET])
 }
 
 fn step(name: &str, arguments: &[&str]) -> Result<()> {

@@ -34,6 +34,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "net",
         ],
     ),
+    ("bench", &["api", "client", "runtime"]),
+    ("sim", &["api", "store", "apiserver", "client", "controllers", "scheduler"]),
     ("xtask", &[]),
 ];
 

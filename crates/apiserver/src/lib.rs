@@ -13,6 +13,7 @@
 //! - Stored bytes hold no resourceVersion; it is spliced in when they are sent, and never parsed for reading.
 
 mod admission;
+pub mod ambient;
 mod authn;
 mod authz;
 mod bootstrap;

@@ -13,7 +13,7 @@
 //!   last plan wrote.
 //! - A panic in a plan concerns its key alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -412,7 +412,7 @@ async fn pump(
             change = changes.next() => {
                 let Some(objects) = change else { return };
                 let keys = objects.iter().flat_map(|object| (watch.map)(&view, cache.resource(), &**object));
-                let keys: HashSet<ObjectKey> = keys.collect();
+                let keys: BTreeSet<ObjectKey> = keys.collect();
                 if keys.is_empty() {
                     continue;
                 }

@@ -3,24 +3,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::EXIT_MARK;
 use super::cpio::Archive;
 use super::packages::Parts;
-use super::{EXIT_MARK, Programs};
 
 /// Kernel modules that Podium makes the kernel load, by folder.
 const MODULES: &[&str] =
     &["kernel/net", "kernel/fs/overlayfs", "kernel/drivers/net", "kernel/lib", "kernel/crypto"];
 
-/// Writes the file system.
+/// Writes the file system. Programs, of which `podium` is the first, have the same paths as here.
 ///
 /// # Errors
 /// When a part can't be read, or the file can't be written.
-pub(crate) fn make(root: &Path, parts: &Parts, programs: &Programs, to: &Path) -> Result<()> {
+pub(crate) fn make(root: &Path, parts: &Parts, programs: &[PathBuf], command: &str, to: &Path) -> Result<()> {
     let file = fs::File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
     let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, file));
     for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/machine", "/var/lib", "/etc"] {
@@ -29,11 +29,11 @@ pub(crate) fn make(root: &Path, parts: &Parts, programs: &Programs, to: &Path) -
     add(&mut archive, &parts.busybox, "/bin/busybox")?;
     archive.link("/bin/sh", "busybox")?;
     archive.file("/init", 0o755, INIT.as_bytes())?;
-    archive.file("/main", 0o755, main_script(root, programs).as_bytes())?;
+    archive.file("/main", 0o755, main_script(root, programs, command).as_bytes())?;
     archive.file("/etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
     archive.file("/etc/resolv.conf", 0o644, b"")?;
     let mut libraries = BTreeSet::new();
-    for program in [&programs.podium, &programs.test] {
+    for program in programs {
         add(&mut archive, program, &program.to_string_lossy())?;
         libraries.extend(libraries_of(program)?);
     }
@@ -97,8 +97,8 @@ umount /proc
 exec switch_root /machine /main
 ";
 
-fn main_script(root: &Path, programs: &Programs) -> String {
-    let (root, podium, test) = (root.display(), programs.podium.display(), programs.test.display());
+fn main_script(root: &Path, programs: &[PathBuf], command: &str) -> String {
+    let (root, podium) = (root.display(), programs[0].display());
     format!(
         "#!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root PODIUM_TEST_REQUIRE=root RUST_BACKTRACE=1
@@ -113,11 +113,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 hostname machine
 ip link set lo up
 depmod
-modprobe overlay
+# busybox' modprobe does not wait for a module that another one is loading
+modprobe -a overlay veth nft_chain_nat nft_numgen nft_fib_ipv4 nft_masq nft_reject_ipv4 nft_ct
 echo \"machine: $(uname -r), $(stat -f -c %T /sys/fs/cgroup), $(cat /sys/fs/cgroup/cgroup.controllers)\"
 {podium} version
 cd {root}
-{test} --nocapture
+{command}
 echo {EXIT_MARK} $?
 sync
 poweroff -f

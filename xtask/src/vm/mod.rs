@@ -38,9 +38,13 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     };
     let begun = Instant::now();
     let initrd = cache.join("initrd");
-    image::make(options.source.as_deref().unwrap_or(root), &parts, &programs, &initrd)?;
+    let test = format!("{} --nocapture", programs.test.display());
+    let mut inside = vec![programs.podium.clone(), programs.test.clone()];
+    inside.extend(options.more.iter().cloned());
+    let command = options.command.as_deref().unwrap_or(&test);
+    image::make(options.source.as_deref().unwrap_or(root), &parts, &inside, command, &initrd)?;
     println!("== vm: image of {} MB after {} s", megabytes(&initrd)?, begun.elapsed().as_secs());
-    let code = boot(&parts, &initrd, options.emulate)?;
+    let code = boot(&parts, &initrd)?;
     println!("== vm: {} s", begun.elapsed().as_secs());
     ensure!(code == 0, "the end-to-end test failed on cgroup v2 with exit code {code}");
     Ok(())
@@ -50,8 +54,10 @@ struct Options {
     programs: Option<Programs>,
     /// Workspace that the programs were built in, if it is another.
     source: Option<PathBuf>,
-    /// Software emulation even where the host can virtualize.
-    emulate: bool,
+    /// Shell commands to run instead of the test, to look into a failure.
+    command: Option<String>,
+    /// Further programs of the host that these need.
+    more: Vec<PathBuf>,
 }
 
 /// What runs in the machine, by its path on the host, which it also has in the machine.
@@ -63,14 +69,17 @@ pub(crate) struct Programs {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        const USAGE: &str = "usage: cargo xtask vm [--emulate] [--podium FILE --test FILE [--source DIR]]";
-        let (mut podium, mut test, mut source, mut emulate) = (None, None, None, false);
+        const USAGE: &str =
+            "usage: cargo xtask vm [--podium FILE --test FILE [--source DIR]] [--run COMMANDS [--add FILE]…]";
+        let (mut podium, mut test, mut source, mut command) = (None, None, None, None);
+        let mut more = Vec::new();
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
             match flag.as_str() {
-                "--emulate" => emulate = true,
                 "--podium" => podium = Some(PathBuf::from(rest.next().context(USAGE)?)),
                 "--source" => source = Some(PathBuf::from(rest.next().context(USAGE)?)),
+                "--run" => command = Some(rest.next().context(USAGE)?.clone()),
+                "--add" => more.push(PathBuf::from(rest.next().context(USAGE)?)),
                 "--test" => test = Some(PathBuf::from(rest.next().context(USAGE)?)),
                 _ => bail!(USAGE),
             }
@@ -80,7 +89,7 @@ impl Options {
             (None, None) => None,
             _ => bail!(USAGE),
         };
-        Ok(Self { programs, source, emulate })
+        Ok(Self { programs, source, command, more })
     }
 }
 
@@ -112,10 +121,10 @@ fn build(root: &Path) -> Result<Programs> {
 }
 
 /// Runs the machine and passes its console on; gives the test's exit code.
-fn boot(parts: &packages::Parts, initrd: &Path, emulate: bool) -> Result<i32> {
+fn boot(parts: &packages::Parts, initrd: &Path) -> Result<i32> {
     let mut command = parts.qemu();
-    command.args(["-machine", if emulate { "q35,accel=tcg" } else { "q35,accel=kvm:tcg" }]);
-    command.args(["-cpu", "max", "-smp", "2", "-m", "4096", "-no-reboot", "-no-user-config", "-nodefaults"]);
+    command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "4096"]);
+    command.args(["-no-reboot", "-no-user-config", "-nodefaults"]);
     command.args(["-display", "none", "-serial", "stdio", "-kernel"]).arg(&parts.kernel);
     command.arg("-initrd").arg(initrd);
     command.args(["-append", "console=ttyS0 panic=-1 quiet cgroup_no_v1=all"]);
@@ -166,7 +175,6 @@ mod tests {
             Options::parse(&arguments)
         };
         assert!(parse("").unwrap().programs.is_none());
-        assert!(parse("--emulate").unwrap().emulate);
         assert_eq!(parse("--podium a --test b").unwrap().programs.unwrap().test, PathBuf::from("b"));
         for wrong in ["--podium a", "--test", "x"] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -1,7 +1,6 @@
 //! The rules of `metadata`, the same for every kind.
 
 use api::{FieldError, Object, ObjectKey, Status};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 
 use crate::resource::Resource;
@@ -20,7 +19,7 @@ const SYSTEM_FIELDS: [&str; 5] =
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
+    crate::ambient::fill(&mut bytes).expect("the system has random numbers");
     bytes
 }
 

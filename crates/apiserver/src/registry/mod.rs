@@ -187,7 +187,7 @@ impl Registry {
             name: name.as_deref().unwrap_or_default(),
             subresource: subresource.as_deref(),
             form,
-            now: jiff::Timestamp::now(),
+            now: crate::ambient::now(),
             warnings: &warnings,
             reviewed,
         };
@@ -234,7 +234,7 @@ impl Registry {
             name: name.as_deref().unwrap_or_default(),
             subresource: subresource.as_deref(),
             form: Form::JSON,
-            now: jiff::Timestamp::now(),
+            now: crate::ambient::now(),
             warnings: &warnings,
             reviewed: true,
         };

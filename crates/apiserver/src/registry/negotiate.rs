@@ -273,7 +273,7 @@ pub(crate) fn shaped(resource: &Resource, shape: Shape, object: &Object, columns
         Shape::Table(include) => {
             let mut metadata = Map::new();
             metadata.insert("resourceVersion".into(), object.resource_version().into());
-            let now = jiff::Timestamp::now();
+            let now = crate::ambient::now();
             printing::table(resource, std::slice::from_ref(object), metadata, include, columns, now)
         }
     }
@@ -319,7 +319,7 @@ pub(crate) fn list(
     let objects: Vec<Object> = items.iter().map(|item| read(resource, item)).collect::<Result<_, _>>()?;
     let value = match form.shape {
         Shape::Table(include) => {
-            printing::table(resource, &objects, metadata, include, true, jiff::Timestamp::now())
+            printing::table(resource, &objects, metadata, include, true, crate::ambient::now())
         }
         Shape::Partial => {
             let items: Vec<Value> = objects.iter().map(printing::partial_object_metadata).collect();

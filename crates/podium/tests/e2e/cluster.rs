@@ -193,8 +193,10 @@ impl Cluster {
     /// that was not acknowledged.
     pub(crate) async fn write_and_kill(&mut self, first: usize) -> usize {
         let client = self.client.clone();
+        let (written, mut progress) = tokio::sync::watch::channel(first);
         let writer = tokio::spawn(async move {
             for number in first.. {
+                written.send_replace(number);
                 let map: ConfigMap =
                     serde_json::from_value(json!({"metadata": {"name": format!("written-{number}")}}))
                         .unwrap();
@@ -204,7 +206,8 @@ impl Cluster {
             }
             first
         });
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let begun = progress.wait_for(|number| *number >= first + 25);
+        tokio::time::timeout(PATIENCE, begun).await.expect("writes are acknowledged").unwrap();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let number = writer.await.unwrap();

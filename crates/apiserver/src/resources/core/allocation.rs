@@ -6,7 +6,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use api::{FieldError, Status};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::resource::{Extension, Reader};
 use crate::resources::names;
@@ -72,7 +71,7 @@ impl Range {
 
 fn random() -> Result<u32, Status> {
     let mut bytes = [0; 4];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Status::internal("no random numbers"))?;
+    crate::ambient::fill(&mut bytes).map_err(|_| Status::internal("no random numbers"))?;
     Ok(u32::from_le_bytes(bytes))
 }
 

@@ -1,0 +1,138 @@
+//! create + start + delete of a static program that does nothing: crun, runc and ours, one after the other.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use runtime::{ContainerSpec, Engine, EngineConfig, Layout, SandboxSpec};
+use serde_json::json;
+
+use crate::{Row, say, show};
+
+const RUNS: usize = 30;
+
+/// Prints the medians of those runtimes that are there, and how ours compares.
+pub(crate) async fn compare(podium: &Path) -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("podium-bench-bundle-{}", std::process::id()));
+    let outcome = all(podium, &folder).await;
+    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    outcome
+}
+
+async fn all(podium: &Path, folder: &Path) -> Result<()> {
+    bundle(folder)?;
+    let own = ours(podium, folder).await?.as_secs_f64() * 1e3;
+    show(&Row::plain("podium: create + start + wait + delete in a sandbox", own, "ms"));
+    for (name, what, ratio) in [
+        ("crun", "crun: create + start + delete", Some("times faster than crun")),
+        ("runc", "runc: create + start + delete", None),
+    ] {
+        match find(name).map(|program| run(&program, folder)) {
+            Some(Ok(time)) => {
+                let peer = time.as_secs_f64() * 1e3;
+                show(&Row::plain(what, peer, "ms"));
+                let budget = ratio.map(|_| 2.0);
+                let what = ratio.unwrap_or("times faster than runc");
+                show(&Row { what, value: peer / own, unit: "", budget, at_least: true });
+            }
+            Some(Err(error)) => say(&format!("skipped: 1 ({name}: {error:#})")),
+            None => say(&format!("skipped: 1 ({name} is not installed)")),
+        }
+    }
+    Ok(())
+}
+
+/// Median of ours, through the engine: the shim of the sandbox is there, as the peers' callers are.
+async fn ours(podium: &Path, folder: &Path) -> Result<Duration> {
+    let config = EngineConfig {
+        data_dir: folder.join("data"),
+        run_dir: folder.join("run"),
+        cgroup_parent: format!("podium-bench-{}", std::process::id()),
+        exe: podium.to_owned(),
+    };
+    let outcome = async {
+        let engine = Engine::open(config.clone()).await?;
+        let layout = Layout {
+            executable: folder.join("rootfs/bin/true"),
+            program: "/bin/true".into(),
+            ..Layout::default()
+        };
+        engine.ensure_builtin_image("bench.local/true", layout).await?;
+        let spec = SandboxSpec {
+            pod_uid: "bench".into(),
+            name: "bench".into(),
+            log_dir: folder.join("logs"),
+            ..SandboxSpec::default()
+        };
+        let sandbox = engine.run_sandbox(spec).await?.id;
+        let mut times = Vec::new();
+        for number in 0..RUNS {
+            let spec = ContainerSpec {
+                name: format!("true-{number}"),
+                image: "bench.local/true".into(),
+                command: vec!["/bin/true".into()],
+                ..ContainerSpec::default()
+            };
+            let begun = Instant::now();
+            let id = engine.create_container(&sandbox, spec).await?;
+            engine.start_container(&id).await?;
+            engine.wait_container(&id).await?;
+            engine.remove_container(&id).await?;
+            times.push(begun.elapsed());
+        }
+        times.sort_unstable();
+        anyhow::Ok(times[RUNS / 2])
+    };
+    let outcome = outcome.await;
+    runtime::down(&config).context("cannot clean up")?;
+    outcome
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// A root file system with a static program that does nothing, and its configuration (OCI runtime specification 1.0).
+fn bundle(folder: &Path) -> Result<()> {
+    let root = folder.join("rootfs");
+    for part in ["bin", "proc", "dev", "sys"] {
+        std::fs::create_dir_all(root.join(part))?;
+    }
+    let source = folder.join("true.c");
+    std::fs::write(&source, "int main(void) { return 0; }\n")?;
+    let built =
+        Command::new("cc").args(["-static", "-O2", "-o"]).arg(root.join("bin/true")).arg(&source).status();
+    anyhow::ensure!(built.is_ok_and(|status| status.success()), "cannot compile a static program");
+    let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind}));
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "cwd": "/", "env": []},
+        "root": {"path": "rootfs", "readonly": true},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": namespaces},
+    });
+    Ok(std::fs::write(folder.join("config.json"), config.to_string())?)
+}
+
+/// Median of the runs.
+fn run(program: &Path, folder: &Path) -> Result<Duration> {
+    let state = folder.join("state");
+    let mut times = Vec::new();
+    for number in 0..RUNS {
+        let id = format!("bench-{number}");
+        let begun = Instant::now();
+        for arguments in [vec!["create", "--bundle", ".", &id], vec!["start", &id], vec!["delete", "-f", &id]]
+        {
+            let mut command = Command::new(program);
+            command.arg("--root").arg(&state).args(&arguments).current_dir(folder);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let status = command.status().context("cannot run it")?;
+            anyhow::ensure!(status.success(), "`{}` fails here", arguments[0]);
+        }
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[RUNS / 2])
+}
