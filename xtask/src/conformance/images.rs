@@ -21,6 +21,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("bin/ss", "usr/bin/ss"),
     ("bin/ip", "usr/sbin/ip"),
     ("usr/bin/iperf", "usr/bin/iperf"),
+    ("usr/bin/getent", "usr/bin/getent"),
 ];
 
 /// Makes the archives of all images that the suite names and that have a stand-in; returns them. With `update` what
@@ -193,6 +194,9 @@ fn busybox(root: &Path) -> Result<Image> {
     };
     for path in String::from_utf8_lossy(&output.stdout).lines() {
         image.link(path, "/bin/busybox");
+        // the published image has all of them there
+        let name = path.rsplit('/').next().unwrap_or_default();
+        image.link(&format!("bin/{name}"), "/bin/busybox");
     }
     image.program("bin/busybox", &program);
     // busybox' own shell of this version drops variables whose names aren't a shell's, which the published one keeps

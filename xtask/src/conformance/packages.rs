@@ -12,7 +12,7 @@ use super::programs::Cache;
 
 /// Tools.
 const TOOLS: &[&str] =
-    &["bash", "bind9-dnsutils", "busybox-static", "curl", "iperf", "iproute2", "netcat-openbsd"];
+    &["bash", "bind9-dnsutils", "busybox-static", "curl", "iperf", "iproute2", "libc-bin", "netcat-openbsd"];
 /// The libraries that they load.
 const LIBRARIES: &str = "bind9-libs libbpf1 libbrotli1 libbsd0 libc6 libcap2 libcom-err2 libcurl4 libelf1 libffi8 \
 libfstrm0 libgcc-s1 libgmp10 libgnutls30 libgssapi-krb5-2 libhogweed6 libicu72 libidn2-0 libjemalloc2 libjson-c5 \
