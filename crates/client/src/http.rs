@@ -51,6 +51,8 @@ pub struct HttpTransport {
     server_name: ServerName<'static>,
     connector: TlsConnector,
     bearer: Option<String>,
+    /// whom the caller acts as
+    acting_as: Option<String>,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
@@ -85,7 +87,14 @@ impl HttpTransport {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let connector = TlsConnector::from(Arc::new(config));
-        Ok(Self { authority, server_name, connector, bearer, connection: Mutex::new(None) })
+        let connection = Mutex::new(None);
+        Ok(Self { authority, server_name, connector, bearer, acting_as: None, connection })
+    }
+
+    /// The same caller acting as another user, which it must be allowed to (`impersonate`).
+    #[must_use]
+    pub fn acting_as(self, user: &str) -> Self {
+        Self { acting_as: Some(user.to_owned()), ..self }
     }
 
     async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<http::Response<Incoming>, Status> {
@@ -155,6 +164,9 @@ impl HttpTransport {
         }
         if let Some(bearer) = &self.bearer {
             builder = builder.header(AUTHORIZATION, bearer);
+        }
+        if let Some(user) = &self.acting_as {
+            builder = builder.header("impersonate-user", user);
         }
         let body = match request.body {
             Some(body) => {

@@ -3,6 +3,7 @@
 //! ```text
 //!   node agent ──attach/detach──▶ PodNet ──rtnetlink──▶ veth pairs, routes         (pod_net, ipam)
 //!   Services, EndpointSlices ──▶ proxy: desired_rules ──nfnetlink──▶ one nft table (proxy, nft)
+//!   NetworkPolicies, Namespaces, Pods ──▶ policy: of_node ──▶ the same table           (policy)
 //!   Services, EndpointSlices, Pods ──▶ dns: answer(query, zone) ──▶ UDP and TCP    (dns)
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod model;
 mod netlink;
 mod nft;
 pub mod pod_net;
+pub mod policy;
 pub mod proxy;
 pub mod routes;
 mod sysctl;

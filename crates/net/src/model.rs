@@ -247,12 +247,21 @@ impl Pod {
     }
 }
 
-/// A Node or a Namespace, of which only the labels matter here.
+/// What packet rules need of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Node {
     #[serde(deserialize_with = "null_is_empty")]
     pub metadata: Metadata,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub spec: NodeSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    #[serde(rename = "podCIDR", deserialize_with = "null_is_empty")]
+    pub pod_cidr: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -286,7 +295,7 @@ pub struct EndpointPort {
 }
 
 /// Writers of Go print empty lists and maps as null.
-fn null_is_empty<'de, D, T>(input: D) -> Result<T, D::Error>
+pub(crate) fn null_is_empty<'de, D, T>(input: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + Deserialize<'de>,

@@ -81,7 +81,10 @@ impl Node {
             reverse_ranges: vec![POD_CIDR, SERVICE_CIDR],
             resolv_conf: resolv,
         };
-        let proxy = Some(runtime.spawn(net::proxy::run(cluster.client(), proxy, stopped.clone())));
+        let (rules, policies) = watch::channel(None);
+        let follow = net::policy::follow(cluster.client(), "here".into(), rules, stopped.clone());
+        runtime.spawn(follow);
+        let proxy = Some(runtime.spawn(net::proxy::run(cluster.client(), policies, proxy, stopped.clone())));
         runtime.spawn(net::dns::run(cluster.client(), dns, stopped));
         Self { runtime, cluster, pods, dir, stop, proxy, _net: net }
     }
@@ -214,7 +217,8 @@ fn rules_follow_the_api() {
             service_cidr: None,
         };
         let (_stop, stopped) = watch::channel(false);
-        node.runtime.spawn(net::proxy::run(cluster.client(), config, stopped));
+        let (_rules, policies) = watch::channel(Some(net::policy::NodeRules::new()));
+        node.runtime.spawn(net::proxy::run(cluster.client(), policies, config, stopped));
         eventually(|| ask(at([10, 96, 0, 51], 80)), Result::is_ok);
         let seen: HashSet<_> = (0..30).map(|_| ask(at([10, 96, 0, 51], 80)).unwrap().0).collect();
         assert_eq!(seen.len(), 2);
@@ -321,5 +325,105 @@ fn host_ports_follow_the_pods_of_the_node() {
         node.cluster.delete("pods", "a");
         eventually(|| ask(at([127, 0, 0, 1], 9000)), Result::is_err);
         assert_eq!(name(ask((GATEWAY, 9001))), says("b"));
+    });
+}
+
+/// A measurement: from the change of an EndpointSlice in the API until packets follow it, beside 10,000 services.
+/// `cargo test -p net --test root_services -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn how_long_a_change_takes_at_ten_thousand_services() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new("nameserver 127.0.0.53\n");
+        let cluster = &node.cluster;
+        for i in 0..10_000u32 {
+            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i).to_string();
+            cluster.service(&format!("s{i}"), json!({"clusterIP": address, "ports": [{"port": 80}]}));
+            let ends = json!([{"addresses": ["10.245.0.1"]}, {"addresses": ["10.245.0.2"]}]);
+            cluster.endpoints(&format!("s{i}"), json!([{"port": 8080}]), ends);
+        }
+        cluster.service("web", json!({"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}));
+        node.backends("web", &[1]);
+        let answers = |who: &str| ask(at(VIP, 80)).is_ok_and(|a| a.0 == who);
+        let start = Instant::now();
+        while !answers("b") {
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+        let mut took: Vec<Duration> = (0..100)
+            .map(|round| {
+                let start = Instant::now();
+                node.backends("web", &[round % 2]);
+                while !answers(["a", "b"][round % 2]) {}
+                start.elapsed()
+            })
+            .collect();
+        took.sort();
+        eprintln!("packets follow a change after {:?} (median), {:?} (longest of 100)", took[50], took[99]);
+    });
+}
+
+#[test]
+fn policies_isolate_pods() {
+    if !root() {
+        return;
+    }
+    in_new_node(|| {
+        let node = Node::new("nameserver 127.0.0.53\n");
+        let cluster = &node.cluster;
+        let (a, b) = (&node.pods[0], &node.pods[1]);
+        cluster.labelled("namespaces", "ns", json!({"team": "x"}));
+        cluster.pod("a", json!([{"name": "web", "containerPort": 8080}]), a.1);
+        cluster.pod("b", json!([]), b.1);
+        cluster.service("web", json!({"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}));
+        node.backends("web", &[0]);
+        let (to_a, to_b) = (SocketAddr::new(a.1, 8080), SocketAddr::new(b.1, 8080));
+        let from_b = move || b.0.run(move || ask(at(VIP, 80))).is_ok();
+        let policy = |name: &str, spec: serde_json::Value| cluster.policy(name, spec);
+        eventually(from_b, |ok| *ok);
+        // default deny; the node itself may always, and so may the pod
+        policy("deny", json!({"podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress"]}));
+        eventually(from_b, |ok| !ok);
+        assert!(b.0.run(move || ask_udp(to_a, 0)).is_err());
+        assert!(ask(to_a).is_ok() && a.0.run(move || ask(at(VIP, 80))).is_ok());
+        assert!(a.0.run(move || ask(to_b)).is_ok(), "not isolated for what it sends");
+        // a named port for pods of a namespace with a label
+        let from = json!([{"namespaceSelector": {"matchLabels": {"team": "x"}}, "podSelector": {"matchLabels": {"pod": "b"}}}]);
+        let spec = json!({"podSelector": {}, "ingress": [{"from": from, "ports": [{"port": "web"}]}]});
+        policy("allow", spec.clone());
+        eventually(from_b, |ok| *ok);
+        assert!(b.0.run(move || ask_udp(to_a, 0)).is_err(), "TCP alone");
+        cluster.labelled("namespaces", "ns", json!({"team": "y"}));
+        eventually(from_b, |ok| !ok);
+        // a block with a hole, and a range of ports
+        let block = |except: serde_json::Value| {
+            let peer = json!([{"ipBlock": {"cidr": "10.244.0.0/24", "except": except}}]);
+            json!({"podSelector": {}, "ingress": [{"from": peer, "ports": [{"port": 8000, "endPort": 8100}]}]})
+        };
+        policy("allow", block(json!(null)));
+        eventually(from_b, |ok| *ok);
+        policy("allow", block(json!([format!("{}/32", b.1)])));
+        eventually(from_b, |ok| !ok);
+        cluster.delete("networkpolicies", "allow");
+        cluster.delete("networkpolicies", "deny");
+        eventually(from_b, |ok| *ok);
+        // what a pod sends: nothing but names and TCP to one peer
+        let names =
+            move || b.0.run(|| over_udp(&question("dns.ns.svc.cluster.local.", RecordType::A))).is_some();
+        assert!(names());
+        policy("out", json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Egress"]}));
+        eventually(from_b, |ok| !ok);
+        assert!(!names(), "not even the node's own services");
+        assert!(a.0.run(move || ask(to_b)).is_ok(), "answers are allowed");
+        let servers = json!({"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+            "ports": [{"port": 53, "protocol": "UDP"}]});
+        let peer = json!({"to": [{"podSelector": {"matchLabels": {"pod": "a"}}}]});
+        cluster.labelled("namespaces", "kube-system", json!({}));
+        cluster.labelled("nodes", "here", json!({}));
+        policy("out", json!({"podSelector": {"matchLabels": {"pod": "b"}}, "egress": [servers, peer]}));
+        eventually(from_b, |ok| *ok);
+        eventually(names, |ok| *ok);
     });
 }

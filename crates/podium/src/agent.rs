@@ -31,6 +31,8 @@ use crate::progress::Progress;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a certificate could not be renewed; it is still good for a fifth of its life.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// The identity of service proxies.
+const PROXY: &str = "system:kube-proxy";
 /// Timers of days are cut into pieces: a machine that slept, or a clock that was set, is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -105,7 +107,9 @@ async fn start(
             )
         }
     };
-    let transport = Arc::new(NodeTransport::new(&args.server, &ca_pem, &credential)?);
+    let transport = Arc::new(NodeTransport::new(&args.server, &ca_pem, &credential, None)?);
+    // Network policies depend on all pods, which the node itself may not list.
+    let proxy = Arc::new(NodeTransport::new(&args.server, &ca_pem, &credential, Some(PROXY))?);
     let agent = format!("podium-agent/{}", env!("CARGO_PKG_VERSION"));
     let client = Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent);
     progress.ready("joined", &args.server);
@@ -133,13 +137,18 @@ async fn start(
             purpose,
             client: client.clone(),
             credentials: Arc::clone(&credentials),
-            transport: Arc::clone(&transport),
+            transports: [Arc::clone(&transport), Arc::clone(&proxy)],
             ca_pem: ca_pem.clone(),
             tls: tls.clone(),
         };
         tasks.spawn(renewal.run(cert_pem, stop.clone()));
     }
-    let clients = NodeClients { agent: client.clone(), proxy: client.clone(), dns: client.clone() };
+    let clients = NodeClients {
+        agent: client.clone(),
+        proxy: client.clone(),
+        policies: Client::new(proxy as Arc<dyn client::Transport>, &agent),
+        dns: client.clone(),
+    };
     let setup = NodeSetup { paths, name, ip, pod_cidr, ca_pem: &ca_pem, args: &args.node, clients };
     let node = NodePart::start(setup, &mut progress, stop.clone()).await?;
     let streams = Arc::clone(&node.agent);
@@ -198,7 +207,7 @@ struct Renewal {
     purpose: Purpose,
     client: Client,
     credentials: Arc<Credentials>,
-    transport: Arc<NodeTransport>,
+    transports: [Arc<NodeTransport>; 2],
     ca_pem: String,
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
 }
@@ -238,7 +247,7 @@ impl Renewal {
         let fresh = join::request(&self.client, &self.name, self.purpose).await?;
         self.credentials.keep(self.purpose.name(), &fresh)?;
         match self.purpose {
-            Purpose::Client => self.transport.exchange(&fresh)?,
+            Purpose::Client => self.transports.iter().try_for_each(|transport| transport.exchange(&fresh))?,
             Purpose::Serving => drop(self.tls.send_replace(server_config(&self.ca_pem, &fresh)?)),
         }
         tracing::info!(purpose = self.purpose.name(), "a certificate of the node was renewed");

@@ -42,6 +42,7 @@ pub(crate) struct NodeSetup<'a> {
 pub(crate) struct NodeClients {
     pub(crate) agent: Client,
     pub(crate) proxy: Client,
+    pub(crate) policies: Client,
     pub(crate) dns: Client,
 }
 
@@ -93,7 +94,11 @@ impl NodePart {
             progress.warn("network", blocked);
         }
         let mut tasks = JoinSet::new();
-        tasks.spawn(net::proxy::run(clients.proxy.clone(), proxy_config(&setup), stop.clone()));
+        let (rules, policies) = watch::channel(None);
+        let name = setup.name.to_owned();
+        tasks.spawn(net::policy::follow(clients.policies.clone(), name, rules, stop.clone()));
+        let proxy = proxy_config(&setup);
+        tasks.spawn(net::proxy::run(clients.proxy.clone(), policies, proxy, stop.clone()));
         tasks.spawn(net::dns::run(clients.dns.clone(), dns_config(&setup), stop.clone()));
         tasks.spawn(net::routes::run(clients.agent.clone(), routes, stop.clone()));
         let (network, prefix) = setup.pod_cidr;

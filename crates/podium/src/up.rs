@@ -107,6 +107,7 @@ impl Parts {
             let clients = NodeClients {
                 agent: control.client(&format!("system:node:{name}"), &["system:nodes"]),
                 proxy: control.client("system:kube-proxy", &[]),
+                policies: control.client("system:kube-proxy", &[]),
                 dns: control.client("system:kube-dns", &[]),
             };
             let setup = NodeSetup {

@@ -17,6 +17,7 @@ use crate::resource::{Reader, UserInfo};
 
 const ROLE: &str = "system:node";
 const GROUP: &str = "system:nodes";
+const PROXY: &str = "system:kube-proxy";
 const LEASES: &str = "kube-node-lease";
 
 /// The node that a user is.
@@ -51,6 +52,8 @@ fn needs(node: &str, a: &Attributes<'_>) -> Needs {
             if one { Needs::Reference } else { Needs::Refused }
         }
         ("", "serviceaccounts") if a.subresource == "token" => Needs::Account,
+        // Packet rules for network policies need the labels and addresses of all pods; the proxy's identity may read them.
+        ("", "users") => own(a.verb == "impersonate" && a.name == PROXY),
         ("", "pods") if a.verb == "get" => Needs::OwnPodIfAny,
         // The field selector must ask for no more than the node's own (KEP-4601).
         ("", "pods") if reads => own(a.of_node == node),
@@ -186,6 +189,8 @@ mod tests {
             ("patch", "coordination.k8s.io", "leases", "", LEASES, "b", Refused),
             ("patch", "coordination.k8s.io", "leases", "", "default", "a", Refused),
             ("list", "", "services", "", "", "", Nothing),
+            ("impersonate", "", "users", "", "", PROXY, Nothing),
+            ("impersonate", "", "users", "", "", "kubernetes-admin", Refused),
         ];
         for (verb, group, resource, subresource, namespace, name, want) in table {
             let attributes =

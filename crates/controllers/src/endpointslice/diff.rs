@@ -128,12 +128,14 @@ fn changed(slice: &Slice, endpoints: &[Endpoint]) -> bool {
     held.len() != endpoints.len() || held.iter().zip(endpoints).any(|(a, b)| !same_endpoint(a, b))
 }
 
-/// Equal in all that this controller sets; topology hints and zones are others' affair.
+/// Equal in all that this controller sets.
 fn same_endpoint(a: &Endpoint, b: &Endpoint) -> bool {
     a.addresses == b.addresses
         && a.conditions == b.conditions
         && a.hostname == b.hostname
         && a.node_name == b.node_name
+        && a.zone == b.zone
+        && a.hints == b.hints
         && a.target_ref.as_ref().map(|t| &t.uid) == b.target_ref.as_ref().map(|t| &t.uid)
 }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod desired;
 pub(crate) mod diff;
+mod hints;
 mod mirror;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::node::Node;
 use crate::pod::Pod;
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -37,6 +39,7 @@ impl Controller for EndpointSliceController {
         vec![
             Watch::own::<Service>(),
             Watch::map::<Pod>(services_of_pod),
+            Watch::cache_only::<Node>(),
             Watch::map::<EndpointSlice>(|_, slice| service_of_slice(slice, MANAGER).into_iter().collect()),
         ]
     }
@@ -49,7 +52,10 @@ impl Controller for EndpointSliceController {
         let pods = view.select::<Pod>(&key.namespace, &selector);
         let mut existing = view.in_namespace::<EndpointSlice>(&key.namespace);
         existing.retain(|slice| service_of_slice(slice, MANAGER).as_ref() == Some(key));
-        let wanted = desired::groups(&service, &pods);
+        let mut wanted = desired::groups(&service, &pods);
+        hints::add(&service, &mut wanted, |node| {
+            view.get::<Node>(&ObjectKey::new("", node))?.labels.get(hints::ZONE).cloned()
+        });
         Plan::actions(diff::reconcile(&diff::Owner::service(&service), wanted, existing))
     }
 }

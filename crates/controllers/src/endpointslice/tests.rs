@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::EndpointSliceController;
+use crate::node::Node;
 use crate::pod::Pod;
 use crate::text::text;
 
@@ -27,7 +28,9 @@ fn pod(number: usize) -> Value {
 }
 
 fn plan(service: &Value, pods: &[Value], slices: &[Value]) -> Plan {
+    let node = json!({"metadata": {"name": "z", "labels": {"topology.kubernetes.io/zone": "east"}}});
     let view = View::default()
+        .with_objects::<Node>(&[node])
         .with_objects::<Service>(std::slice::from_ref(service))
         .with_objects::<Pod>(pods)
         .with_objects::<EndpointSlice>(slices);
@@ -160,4 +163,22 @@ fn only_the_slice_that_differs_is_written() {
     let slices = perform(plan(&numbered(), &[], &slices), slices);
     assert_eq!(plan(&numbered(), &[], &slices), Plan::nothing());
     assert_eq!(slices.len(), 1);
+}
+
+#[test]
+fn endpoints_are_meant_for_their_zone_or_node_if_the_service_says_so() {
+    let mut in_zone = pod(1);
+    in_zone["spec"]["nodeName"] = "z".into();
+    for (wish, hints) in [
+        (json!(null), json!(null)),
+        (json!("PreferClose"), json!({"forZones": [{"name": "east"}]})),
+        (json!("PreferSameNode"), json!({"forNodes": [{"name": "z"}], "forZones": [{"name": "east"}]})),
+    ] {
+        let spec = json!({"ports": [{"port": 80}], "trafficDistribution": wish});
+        let slices = perform(plan(&service(spec.clone()), &[in_zone.clone()], &[]), Vec::new());
+        assert_eq!(slices[0]["endpoints"][0]["zone"], "east");
+        assert_eq!(slices[0]["endpoints"][0]["hints"], hints);
+        let again = perform(plan(&service(spec), &[in_zone.clone()], &slices), slices.clone());
+        assert_eq!(again, slices, "nothing left to do");
+    }
 }

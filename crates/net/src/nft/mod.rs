@@ -45,6 +45,7 @@ pub(crate) struct Hook {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HookPoint {
     Prerouting = 0,
+    Input = 1,
     Forward = 2,
     Output = 3,
     Postrouting = 4,

@@ -19,6 +19,7 @@ use std::net::Ipv4Addr;
 
 use super::ruleset::{Backend, Frontend, Target};
 use crate::nft::{Batch, Expr, Field, Hook, HookPoint, R, SetKind, SetSpec, SetValue, Value, Verdict};
+use crate::policy::PodRules;
 
 use Field::{Address, Number, Port, Protocol};
 
@@ -33,10 +34,15 @@ pub(crate) enum Set {
     Hairpin,
     Restricted,
     Allowed,
+    /// pods that may receive only what `AllowedIn` has
+    IsolatedIn,
+    AllowedIn,
+    IsolatedOut,
+    AllowedOut,
 }
 
 impl Set {
-    pub(crate) const ALL: [Set; 8] = [
+    pub(crate) const ALL: [Set; 12] = [
         Set::Services,
         Set::Targets,
         Set::Affine,
@@ -45,6 +51,10 @@ impl Set {
         Set::Hairpin,
         Set::Restricted,
         Set::Allowed,
+        Set::IsolatedIn,
+        Set::AllowedIn,
+        Set::IsolatedOut,
+        Set::AllowedOut,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -57,6 +67,10 @@ impl Set {
             Set::Hairpin => "hairpin",
             Set::Restricted => "restricted",
             Set::Allowed => "allowed",
+            Set::IsolatedIn => "isolated-in",
+            Set::AllowedIn => "allowed-in",
+            Set::IsolatedOut => "isolated-out",
+            Set::AllowedOut => "allowed-out",
         }
     }
 
@@ -69,10 +83,12 @@ impl Set {
             Set::Hairpin => (&[Address, Address], SetValue::Nothing),
             Set::Restricted => (&[Address, Protocol, Port], SetValue::Nothing),
             Set::Allowed => (&[Address, Protocol, Port, Address], SetValue::Nothing),
+            Set::IsolatedIn | Set::IsolatedOut => (&[Address], SetValue::Nothing),
+            Set::AllowedIn | Set::AllowedOut => (&[Address, Address, Protocol, Port], SetValue::Nothing),
         };
         let kind = match self {
             Set::Sticky => SetKind::Dynamic,
-            Set::Allowed => SetKind::Ranges,
+            Set::Allowed | Set::AllowedIn | Set::AllowedOut => SetKind::Ranges,
             _ => SetKind::Plain,
         };
         SetSpec { name: self.name(), key, value, kind }
@@ -234,6 +250,29 @@ fn merged(networks: &[(Ipv4Addr, u8)]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
     out.into_iter().map(|(first, last)| (first.into(), last.into())).collect()
 }
 
+/// The set elements of an isolated pod.
+pub(crate) fn policy_entries(address: Ipv4Addr, rules: &PodRules) -> BTreeMap<(Set, Vec<u8>), Value> {
+    let mut out = BTreeMap::new();
+    let directions = [
+        (&rules.ingress, Set::IsolatedIn, Set::AllowedIn),
+        (&rules.egress, Set::IsolatedOut, Set::AllowedOut),
+    ];
+    for (allowed, isolated, set) in directions {
+        let Some(allowed) = allowed else { continue };
+        out.insert((isolated, address.octets().to_vec()), Value::Nothing);
+        for range in allowed {
+            let (first, last) = range.ports.protocol.map_or((0, u8::MAX), |p| (p, p));
+            let key = |peer: u32, protocol: u8, port: u16| {
+                let port = port.to_be_bytes();
+                [&address.octets()[..], &peer.to_be_bytes(), &[protocol, 0, 0, 0], &port, &[0; 2]].concat()
+            };
+            let until = key(range.last, last, range.ports.last);
+            out.insert((set, key(range.first, first, range.ports.first)), Value::Until(until));
+        }
+    }
+    out
+}
+
 /// The element that lets a pod reach itself through a service.
 pub(crate) fn hairpin(address: Ipv4Addr) -> (Set, Vec<u8>) {
     (Set::Hairpin, [address.octets(), address.octets()].concat())
@@ -325,6 +364,7 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
             batch.rule(chain, &[&to_nobody[..], &[Expr::Do(Verdict::Goto("refuse".into()))]].concat());
         }
     }
+    policies(batch);
     batch.chain("nat-postrouting", hook("nat", HookPoint::Postrouting, SNAT));
     postrouting(batch, at);
 }
@@ -358,6 +398,31 @@ fn check_sources(batch: &mut Batch) {
     rule.push(Expr::NotInSet(Set::Allowed.name(), R(0)));
     rule.push(Expr::Do(Verdict::Drop));
     batch.rule(CHAIN, &rule);
+}
+
+/// New flows of isolated pods must be among those that are allowed. Here addresses are those of pods, not of services:
+/// destinations are rewritten already, sources not yet. What the node itself says to its pods does not pass.
+fn policies(batch: &mut Batch) {
+    const BEFORE_FILTERS: i32 = -10;
+    let ingress = [Expr::Destination(R(0)), Expr::InSet(Set::IsolatedIn.name(), R(0)), Expr::Source(R(1))];
+    let egress = [Expr::Source(R(0)), Expr::InSet(Set::IsolatedOut.name(), R(0)), Expr::Destination(R(1))];
+    for (chain, pod, set) in
+        [("policy-ingress", ingress, Set::AllowedIn), ("policy-egress", egress, Set::AllowedOut)]
+    {
+        batch.chain(chain, None);
+        let asked = [Expr::L4Protocol(R(2)), Expr::DestinationPort(R(3)), Expr::NotInSet(set.name(), R(0))];
+        batch.rule(chain, &[&pod[..], &asked, &[Expr::Do(Verdict::Drop)]].concat());
+    }
+    for (hook, point, chains) in [
+        ("policy-forward", HookPoint::Forward, &["policy-ingress", "policy-egress"][..]),
+        ("policy-input", HookPoint::Input, &["policy-egress"]),
+    ] {
+        batch.chain(hook, Some(Hook { kind: "filter", point, priority: BEFORE_FILTERS }));
+        for chain in chains {
+            let go = Expr::Do(Verdict::Jump((*chain).into()));
+            batch.rule(hook, &[&new_flow()[..], &[go]].concat());
+        }
+    }
 }
 
 /// A chain that looks the destination up as it is and then, if it is a local address, as a node port.

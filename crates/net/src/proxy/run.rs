@@ -14,6 +14,10 @@ use super::table::Table;
 use crate::model::{EndpointSlice, Node, Pod, Service, View};
 use crate::netlink::NetlinkError;
 use crate::pod_net::{route_services, table_name};
+use crate::policy::NodeRules;
+
+/// How long services wait for network policies at the start.
+const POLICIES_WAIT: Duration = Duration::from_secs(5);
 
 /// What the proxy of a node needs to know.
 #[derive(Clone, Debug)]
@@ -39,7 +43,13 @@ impl ProxyConfig {
 
 /// Runs until `stop` turns true; nothing is under way in the kernel when it returns. The rules stay in the kernel, so that services work while the agent restarts;
 /// [`crate::down`] removes them.
-pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<bool>) {
+/// `policies` tells what isolated pods may do; nothing is known while it is `None`.
+pub async fn run(
+    client: Client,
+    policies: watch::Receiver<Option<NodeRules>>,
+    config: ProxyConfig,
+    mut stop: watch::Receiver<bool>,
+) {
     let services = Informer::<Service>::start(&client, Scope::default());
     let slices = Informer::<EndpointSlice>::start(&client, Scope::default());
     let only = |field: &str| {
@@ -53,6 +63,7 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
         slices: slices.subscribe(),
         pods: pods.subscribe(),
         nodes: nodes.subscribe(),
+        policies,
         place: Place { node: config.node_name.clone(), zone: String::new() },
         health: HealthChecks::default(),
         view: View::default(),
@@ -70,11 +81,26 @@ pub async fn run(client: Client, config: ProxyConfig, mut stop: watch::Receiver<
         pods.synced().await;
         nodes.synced().await;
     };
+    let known = async {
+        synced.await;
+        // Isolated pods must not be open for a moment because the agent starts again.
+        let policies = proxy.policies.wait_for(Option::is_some);
+        if !matches!(tokio::time::timeout(POLICIES_WAIT, policies).await, Ok(Ok(_))) {
+            tracing::warn!("network policies are not known: they are not enforced until they are");
+        }
+    };
     tokio::select! {
-        () = synced => {}
+        () = known => {}
         _ = stop.wait_for(|stop| *stop) => return,
     }
     proxy.follow(stop).await;
+}
+
+/// Returns when there are other rules; never if nobody tells any more.
+async fn news(policies: &mut watch::Receiver<Option<NodeRules>>) {
+    if policies.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The name under which a pod claims its host ports; no namespace contains a slash, so no service has it.
@@ -88,6 +114,7 @@ struct Proxy {
     slices: mpsc::UnboundedReceiver<Change<EndpointSlice>>,
     pods: mpsc::UnboundedReceiver<Change<Pod>>,
     nodes: mpsc::UnboundedReceiver<Change<Node>>,
+    policies: watch::Receiver<Option<NodeRules>>,
     place: Place,
     health: HealthChecks,
     view: View,
@@ -139,6 +166,7 @@ impl Proxy {
                 change = self.slices.recv() => change.map(|c| self.on_slice(c)).is_some(),
                 change = self.pods.recv() => change.map(|c| self.on_pod(&c)).is_some(),
                 change = self.nodes.recv() => change.map(|c| self.on_node(c)).is_some(),
+                () = news(&mut self.policies) => true,
                 () = retry => true,
                 // Only here, so that the next run of the proxy never meets a change of this one.
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -203,6 +231,9 @@ impl Proxy {
             table.set_service(&key, rules);
             let port = self.view.service(&key).map_or(0, |s| s.spec.health_check_node_port);
             self.health.set(&key, port, local_endpoints(&self.view, &key, &self.place.node));
+        }
+        if let Some(rules) = self.policies.borrow_and_update().clone() {
+            table.set_policies(rules);
         }
         for key in std::mem::take(&mut self.touched_pods) {
             table.set_service(&claimant(&key), self.host_ports.get(&key).cloned().unwrap_or_default());

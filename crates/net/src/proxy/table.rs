@@ -15,6 +15,7 @@ use super::program::{self, Addresses, Entries, Pick, Set};
 use super::ruleset::{Backend, Frontend, Protocol, Ruleset, Target, keep_places};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::{Batch, Value, conntrack};
+use crate::policy::NodeRules;
 
 /// One instance's nftables table, in the network namespace of the thread that first calls [`Table::apply`].
 pub struct Table {
@@ -24,6 +25,7 @@ pub struct Table {
     claims: BTreeMap<Frontend, BTreeMap<ObjectKey, Backend>>,
     by_service: HashMap<ObjectKey, BTreeSet<Frontend>>,
     touched: BTreeSet<Frontend>,
+    policies: NodeRules,
     installed: Option<Installed>,
     socket: Option<Socket>,
 }
@@ -32,6 +34,7 @@ pub struct Table {
 #[derive(Default)]
 struct Installed {
     frontends: HashMap<Frontend, Backend>,
+    policies: NodeRules,
     /// how many targets have the address
     hairpin: HashMap<Ipv4Addr, usize>,
     /// chains are kept when the last service that used them goes: there are few, and they will be needed again
@@ -71,6 +74,7 @@ impl Table {
             claims: BTreeMap::new(),
             by_service: HashMap::new(),
             touched: BTreeSet::new(),
+            policies: NodeRules::new(),
             installed: None,
             socket: None,
         }
@@ -102,6 +106,11 @@ impl Table {
                 self.touched.insert(frontend);
             }
         }
+    }
+
+    /// Records what isolated pods of this node may do; nothing reaches the kernel before [`Table::apply`].
+    pub fn set_policies(&mut self, rules: NodeRules) {
+        self.policies = rules;
     }
 
     /// The rules as they should be now.
@@ -194,7 +203,24 @@ impl Table {
                 installed.frontends.insert(*frontend, new);
             }
         }
+        self.policy_delta(installed, &mut delta);
         delta
+    }
+
+    fn policy_delta(&self, installed: &mut Installed, delta: &mut Delta) {
+        let pods: BTreeSet<&Ipv4Addr> = installed.policies.keys().chain(self.policies.keys()).collect();
+        for pod in pods {
+            let (old, new) = (installed.policies.get(pod), self.policies.get(pod));
+            if old == new {
+                continue;
+            }
+            let entries =
+                |rules: Option<&_>| rules.map(|r| program::policy_entries(*pod, r)).unwrap_or_default();
+            let (before, after) = (entries(old), entries(new));
+            delta.remove.extend(before.iter().filter(|(k, v)| after.get(*k) != Some(*v)).map(owned));
+            delta.add.extend(after.iter().filter(|(k, v)| before.get(*k) != Some(*v)).map(owned));
+        }
+        installed.policies.clone_from(&self.policies);
     }
 
     /// Keeps the hairpin set equal to the addresses of this node's pods that are targets.
@@ -276,6 +302,10 @@ fn arranged(backend: &Backend, old: &[Target]) -> Backend {
         },
         Backend::Reject | Backend::Drop | Backend::DropOutside => backend.clone(),
     }
+}
+
+fn owned((key, value): (&(Set, Vec<u8>), &Value)) -> ((Set, Vec<u8>), Value) {
+    (key.clone(), value.clone())
 }
 
 fn write_delta(batch: &mut Batch, delta: &Delta) {

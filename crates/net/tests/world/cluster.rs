@@ -43,9 +43,20 @@ impl Cluster {
     pub(crate) fn pod(&self, name: &str, ports: Value, address: std::net::IpAddr) {
         self.put(
             "pods",
-            json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"containers": [{"ports": ports}]},
+            json!({"metadata": {"name": name, "namespace": "ns", "labels": {"pod": name}},
+                   "spec": {"nodeName": "here", "containers": [{"ports": ports}]},
                    "status": {"phase": "Running", "podIP": address.to_string()}}),
         );
+    }
+
+    pub(crate) fn policy(&self, name: &str, spec: Value) {
+        self.put("networkpolicies", json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}));
+    }
+
+    /// A namespace or a node.
+    pub(crate) fn labelled(&self, resource: &'static str, name: &str, labels: Value) {
+        let spec = json!({"podCIDR": "10.244.0.0/24"});
+        self.put(resource, json!({"metadata": {"name": name, "labels": labels}, "spec": spec}));
     }
 
     fn put(&self, resource: &'static str, mut object: Value) {

@@ -281,15 +281,21 @@ pub(crate) fn renewal_time(cert_pem: &str) -> Result<i64> {
 pub(crate) struct NodeTransport {
     server: String,
     ca_pem: String,
+    acting_as: Option<&'static str>,
     current: RwLock<Arc<HttpTransport>>,
 }
 
 impl NodeTransport {
     /// # Errors
     /// When the URL or the certificates are malformed.
-    pub(crate) fn new(server: &str, ca_pem: &str, credential: &Credential) -> Result<Self> {
-        let current = RwLock::new(Arc::new(connect(server, ca_pem, credential)?));
-        Ok(Self { server: server.to_owned(), ca_pem: ca_pem.to_owned(), current })
+    pub(crate) fn new(
+        server: &str,
+        ca_pem: &str,
+        credential: &Credential,
+        acting_as: Option<&'static str>,
+    ) -> Result<Self> {
+        let current = RwLock::new(Arc::new(connect(server, ca_pem, credential, acting_as)?));
+        Ok(Self { server: server.to_owned(), ca_pem: ca_pem.to_owned(), acting_as, current })
     }
 
     /// New requests use the new certificate; watches go on over the old connection until they end.
@@ -297,15 +303,24 @@ impl NodeTransport {
     /// # Errors
     /// When the certificate is malformed.
     pub(crate) fn exchange(&self, credential: &Credential) -> Result<()> {
-        let fresh = Arc::new(connect(&self.server, &self.ca_pem, credential)?);
+        let fresh = Arc::new(connect(&self.server, &self.ca_pem, credential, self.acting_as)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 }
 
-fn connect(server: &str, ca_pem: &str, credential: &Credential) -> Result<HttpTransport> {
+fn connect(
+    server: &str,
+    ca_pem: &str,
+    credential: &Credential,
+    acting_as: Option<&str>,
+) -> Result<HttpTransport> {
     let Credential { cert_pem, key_pem } = credential.clone();
-    Ok(HttpTransport::new(server, ca_pem, Identity::ClientCert { cert_pem, key_pem })?)
+    let own = HttpTransport::new(server, ca_pem, Identity::ClientCert { cert_pem, key_pem })?;
+    Ok(match acting_as {
+        None => own,
+        Some(user) => own.acting_as(user),
+    })
 }
 
 impl Transport for NodeTransport {

@@ -304,6 +304,12 @@ impl Hosts {
         self.client.call(request.with_json(object.to_string())).await.unwrap();
     }
 
+    pub(crate) async fn delete(&self, group: &str, resource: &str, name: &str) {
+        let gvr = GroupVersionResource::new(group, "v1", resource);
+        let request = ApiRequest::resource(Verb::Delete, gvr, Some("default"), Some(name), None);
+        self.client.call(request).await.unwrap();
+    }
+
     /// Lets pods be placed on a node, or not.
     pub(crate) async fn cordon(&self, node: &str, unschedulable: bool) {
         let (gvr, key) = (GroupVersionResource::new("", "v1", "nodes"), ObjectKey::new("", node));
@@ -374,7 +380,7 @@ impl Hosts {
     /// Runs a script in a pod; returns its standard output and the status that ends the session.
     pub(crate) async fn exec(&self, name: &str, script: &str) -> (String, Value) {
         let script = script.replace(' ', "%20").replace(';', "%3B").replace('$', "%24");
-        let script = script.replace('(', "%28").replace(')', "%29");
+        let script = script.replace('(', "%28").replace(')', "%29").replace('&', "%26").replace('>', "%3E");
         let url = format!(
             "wss://192.168.77.1:6443/api/v1/namespaces/default/pods/{name}/exec?command=sh&command=-c&command={script}&stdout=true&stderr=true"
         );

@@ -75,6 +75,7 @@ async fn joining() {
 
     step("pods of both nodes reach each other, services and names");
     two.create("services", service()).await;
+    two.create("services", names()).await;
     for node in ["one", "two"] {
         two.create("pods", pod(&format!("web-{node}"), node, &["hello"], "web")).await;
     }
@@ -134,6 +135,7 @@ async fn joining() {
     .await;
 
     another_segment(&mut two).await;
+    policies(&mut two).await;
     a_dead_node(&mut two).await;
     a_cut_wire(&mut two).await;
 
@@ -173,6 +175,34 @@ async fn another_segment(hosts: &mut Hosts) {
     let via = |network: &str| routes.lines().find(|l| l.starts_with(network)).unwrap().to_owned();
     assert!(via("10.244.1.0/24").contains("via 192.168.77.2 dev cable"), "{routes}");
     assert!(via("10.244.2.0/24").contains("via 10.244.2.1 dev p"), "{routes}");
+}
+
+/// A policy holds on every node, for pods of every node.
+async fn policies(hosts: &mut Hosts) {
+    step("network policies hold on every node");
+    let only_one = json!([{"podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": ["late-one"]}]}}]);
+    hosts
+        .create_in(
+            "networking.k8s.io",
+            "networkpolicies",
+            json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web"},
+                "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": only_one}]},
+            }),
+        )
+        .await;
+    let reaches = async |t: &Hosts, from: &str, to: &str| {
+        let script = format!("fetch --timeout 1s http://{to}.names:8080/ > /dev/null && echo yes");
+        t.exec(from, &script).await.0 == "yes\n"
+    };
+    for to in ["web-one", "web-two", "web-three"] {
+        hosts
+            .eventually(&format!("late-two does not reach {to}"), async |t| !reaches(t, "late-two", to).await)
+            .await;
+        assert!(reaches(hosts, "late-one", to).await, "{to}");
+    }
+    hosts.delete("networking.k8s.io", "networkpolicies", "web").await;
+    hosts.eventually("late-two reaches web-three", async |t| reaches(t, "late-two", "web-three").await).await;
 }
 
 /// Sends a request that fills several packets from the first host to a pod; returns the length of the answer.
@@ -279,10 +309,18 @@ fn replicas() -> Value {
 
 fn pod(name: &str, node: &str, command: &[&str], app: &str) -> Value {
     json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
-        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app, "name": name}},
+        "spec": {"nodeName": node, "hostname": name, "subdomain": "names", "terminationGracePeriodSeconds": 1, "containers": [
             {"name": "main", "image": "podium.local/toolbox:latest", "command": command},
         ]},
+    })
+}
+
+/// Gives each web pod a name of its own.
+fn names() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "names"},
+        "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 8080}]},
     })
 }
 
