@@ -96,6 +96,11 @@ impl Paths {
         self.data.join("logs")
     }
 
+    /// Seccomp profiles that pods name (`localhostProfile`).
+    pub(crate) fn seccomp(&self) -> PathBuf {
+        self.data.join("seccomp")
+    }
+
     /// Address leases and the old values of changed sysctls.
     pub(crate) fn network(&self) -> PathBuf {
         self.data.join("network")

@@ -107,7 +107,7 @@ impl NodePart {
         let agent = NodeAgent::new(
             node_config(&setup),
             clients.agent.clone(),
-            Arc::new(Containers(engine, setup.paths.registries())),
+            Arc::new(Containers(engine, setup.paths.registries(), setup.paths.seccomp())),
             Arc::new(Network(pod_net)),
         );
         let running = Arc::clone(&agent);

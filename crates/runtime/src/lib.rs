@@ -36,7 +36,7 @@ pub use image::{
     Credential, HostConfig, ImageInfo, Layout, Mirror, PullProgress, PullSpec, Registries, TlsConfig,
     import_image, list_images, pull_image, remove_image,
 };
-pub use seccomp::default_seccomp;
+pub use seccomp::{default_seccomp, profile_seccomp};
 pub use spec::{
     ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec, Mount, Propagation, Resources,
     Rlimit, RuntimeEvent, RuntimeEventKind, SandboxSpec, SandboxStatus, Usage,

@@ -18,6 +18,10 @@ use crate::init::allowed_capabilities;
 use crate::spec::ContainerSpec;
 
 mod calls;
+mod names;
+mod profile;
+
+pub use profile::profile_seccomp;
 
 /// CLONE_NEW* except CLONE_NEWTIME, which clone(2) can't say; linux/sched.h.
 const NAMESPACES: u64 = 0x7e02_0000;
@@ -33,11 +37,16 @@ const AF_VSOCK: u64 = 40;
 pub fn default_seccomp(spec: &ContainerSpec) -> Result<Vec<u8>, RuntimeError> {
     let capabilities = allowed_capabilities(spec)?;
     let program = program(capabilities).map_err(|e| RuntimeError::Other(format!("seccomp filter: {e}")))?;
+    Ok(bytes(&program))
+}
+
+/// Instructions as the kernel takes them.
+fn bytes(program: &[sock_filter]) -> Vec<u8> {
     let bytes = |i: &sock_filter| {
         let [code, k] = [i.code.to_ne_bytes().to_vec(), i.k.to_ne_bytes().to_vec()];
         [code, vec![i.jt, i.jf], k].concat()
     };
-    Ok(program.iter().flat_map(bytes).collect())
+    program.iter().flat_map(bytes).collect()
 }
 
 fn program(capabilities: u64) -> Result<BpfProgram, BackendError> {

@@ -137,6 +137,9 @@ pub struct ContainerSpec {
     pub rlimits: Vec<Rlimit>,
     /// A compiled seccomp filter: classic BPF instructions of 8 bytes. A filter that can't be applied refuses the container.
     pub seccomp: Option<Vec<u8>>,
+    /// Further filters, loaded before that one; the kernel takes the strictest answer.
+    #[serde(default)]
+    pub more_seccomp: Vec<Vec<u8>>,
 }
 
 /// Where a container is in its life.

@@ -85,6 +85,7 @@ fn main() -> ExitCode {
         keeps_its_own_program,
         changes_limits,
         mounts_images,
+        applies_profiles,
         mounts_safely,
         propagates_mounts,
         privileged_containers_have_devices,
@@ -716,6 +717,27 @@ async fn changes_limits(bench: Bench) {
         bench.engine().await
     };
     assert_eq!(status(&engine, &id).resources, amounts(10, 300), "an adopted container keeps what it has");
+}
+
+async fn applies_profiles(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let profile = br#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getdents64"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {"names": ["sched_getaffinity"], "action": "SCMP_ACT_LOG"}]}"#;
+    let filters = runtime::profile_seccomp(profile).unwrap();
+    assert_eq!(filters.len(), 2);
+    for privileges in [true, false] {
+        let spec = |command: &str| ContainerSpec {
+            more_seccomp: filters[..1].to_vec(),
+            seccomp: Some(filters[1].clone()),
+            allow_privilege_escalation: privileges,
+            ..container(command)
+        };
+        assert_eq!(bench.run(&engine, &sandbox, spec("echo fine")).await.1, "fine\n");
+        assert_ne!(bench.run(&engine, &sandbox, spec("ls /")).await.0.exit_code, 0, "{privileges}");
+    }
+    assert_eq!(bench.run(&engine, &sandbox, container("ls /bin")).await.0.exit_code, 0);
 }
 
 async fn mounts_images(bench: Bench) {

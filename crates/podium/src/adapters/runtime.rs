@@ -1,6 +1,7 @@
 //! `runtime::Engine` as the node agent's container runtime. The types have the same shapes on both sides; only the words of
 //! errors and streams differ.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::registries::RegistriesFile;
 
-/// The container engine of this machine, and what its owner says of registries.
-pub(crate) struct Containers(pub(crate) Arc<Engine>, pub(crate) RegistriesFile);
+/// The container engine of this machine, what its owner says of registries, and the folder of seccomp profiles.
+pub(crate) struct Containers(pub(crate) Arc<Engine>, pub(crate) RegistriesFile, pub(crate) PathBuf);
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, ports::RuntimeError>>;
 
@@ -45,7 +46,9 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let profile = config.seccomp.clone();
             let mut spec = container_spec(config);
-            spec.seccomp = filter(&profile, &spec)?;
+            let mut filters = filters(&profile, &spec, &self.2)?;
+            spec.seccomp = filters.pop();
+            spec.more_seccomp = filters;
             self.0.create_container(sandbox_id, spec).await.map_err(error)
         })
     }
@@ -271,23 +274,33 @@ fn container_spec(c: ports::ContainerConfig) -> runtime::ContainerSpec {
         stop_signal: c.stop_signal,
         rlimits: Vec::new(),
         seccomp: None,
+        more_seccomp: Vec::new(),
     }
 }
 
-/// The filter of a profile.
+/// The filters of a profile, the one to be loaded last at the end. Profiles in files are below `folder`.
 ///
 /// # Errors
 /// Invalid for a profile that can't be applied.
-fn filter(
+fn filters(
     profile: &ports::Seccomp,
     spec: &runtime::ContainerSpec,
-) -> Result<Option<Vec<u8>>, ports::RuntimeError> {
+    folder: &Path,
+) -> Result<Vec<Vec<u8>>, ports::RuntimeError> {
     match profile {
-        ports::Seccomp::Unconfined => Ok(None),
-        ports::Seccomp::RuntimeDefault => runtime::default_seccomp(spec).map(Some).map_err(error),
-        ports::Seccomp::Localhost(file) => Err(ports::RuntimeError::Invalid(format!(
-            "seccomp profile {file:?} not applied: profiles from files are not supported"
-        ))),
+        ports::Seccomp::Unconfined => Ok(Vec::new()),
+        ports::Seccomp::RuntimeDefault => runtime::default_seccomp(spec).map(|one| vec![one]).map_err(error),
+        ports::Seccomp::Localhost(file) => {
+            let refused = |why: &dyn std::fmt::Display| {
+                ports::RuntimeError::Invalid(format!("seccomp profile {file:?}: {why}"))
+            };
+            let inside = Path::new(file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            if file.is_empty() || !inside {
+                return Err(refused(&"it must be a path below the node's folder of profiles"));
+            }
+            let json = std::fs::read(folder.join(file)).map_err(|e| refused(&e))?;
+            runtime::profile_seccomp(&json).map_err(|e| refused(&e))
+        }
     }
 }
 
@@ -408,11 +421,22 @@ mod tests {
 
     #[test]
     fn every_profile_is_applied_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
         let spec = runtime::ContainerSpec::default();
-        assert_eq!(filter(&ports::Seccomp::Unconfined, &spec), Ok(None));
-        let default = filter(&ports::Seccomp::RuntimeDefault, &spec);
-        assert!(default.is_ok_and(|filter| filter.is_some_and(|bytes| !bytes.is_empty())));
-        let refused = filter(&ports::Seccomp::Localhost("own.json".into()), &spec);
-        assert!(matches!(refused, Err(ports::RuntimeError::Invalid(why)) if why.contains("own.json")));
+        let of = |profile: ports::Seccomp| filters(&profile, &spec, folder.path());
+        assert_eq!(of(ports::Seccomp::Unconfined), Ok(Vec::new()));
+        let default = of(ports::Seccomp::RuntimeDefault).unwrap();
+        assert!(default.len() == 1 && !default[0].is_empty());
+        let own = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
+        std::fs::write(folder.path().join("own.json"), own).unwrap();
+        std::fs::write(folder.path().join("bad.json"), "{}").unwrap();
+        assert_eq!(of(ports::Seccomp::Localhost("own.json".into())).unwrap().len(), 1);
+        for file in ["gone.json", "bad.json", "../own.json", "/own.json", ""] {
+            let refused = of(ports::Seccomp::Localhost(file.into()));
+            assert!(
+                matches!(refused, Err(ports::RuntimeError::Invalid(why)) if why.contains(file)),
+                "{file}"
+            );
+        }
     }
 }

@@ -15,7 +15,8 @@ pub(super) struct Ready {
     identity: user::Identity,
     capabilities: u64,
     no_new_privileges: bool,
-    seccomp: Option<Vec<u8>>,
+    /// In the order of loading.
+    seccomp: Vec<Vec<u8>>,
     cwd: String,
     argv: Vec<CString>,
     env: Vec<CString>,
@@ -77,7 +78,7 @@ impl Ready {
             identity,
             capabilities: wanted & held,
             no_new_privileges: !plan.spec.allow_privilege_escalation && !plan.spec.privileged,
-            seccomp: plan.spec.seccomp.clone(),
+            seccomp: plan.spec.more_seccomp.iter().chain(&plan.spec.seccomp).cloned().collect(),
             cwd: if plan.cwd.is_empty() { "/".into() } else { plan.cwd.clone() },
             argv,
             env: env
@@ -98,8 +99,7 @@ impl Ready {
 
     fn drop_rights(&self) -> Result<(), RuntimeError> {
         own_stdio(self.identity.uid);
-        let early_filter = self.seccomp.as_deref().filter(|_| !self.no_new_privileges);
-        if let Some(filter) = early_filter {
+        for filter in self.seccomp.iter().filter(|_| !self.no_new_privileges) {
             // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
             sys::seccomp(filter).during(|| "cannot load the seccomp filter".into())?;
         }
@@ -118,7 +118,7 @@ impl Ready {
         sys::capset(effective, effective, 0).during(|| "cannot set capabilities".into())?;
         if self.no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
-            if let Some(filter) = &self.seccomp {
+            for filter in &self.seccomp {
                 sys::seccomp(filter).during(|| "cannot load the seccomp filter".into())?;
             }
         }
