@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   key = one object:  all owners gone ──▶ delete        some gone ──▶ drop those references
-//!                      deleted in the foreground ──▶ finalizer goes once no blocking dependent is left
+//!                      deleted in the foreground ──▶ finalizer goes once no blocking dependent is left (circles don't block)
 //!                      deleted as orphan-maker   ──▶ dependents lose the reference, then the finalizer goes
 //! ```
 //!
 //! A change concerns the object, its dependents and its owners. An owner that no cache shows counts as gone only after
 //! a live read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::{GroupVersionResource, ObjectKey, PatchType, RequestOptions};
@@ -42,6 +43,7 @@ impl Controller for GarbageCollector {
             Watch::resource::<Metadata>(resource.gvr.clone(), move |view, gvr, object| {
                 concerned(&resources, view, gvr, object)
             })
+            .if_it_comes()
         };
         followed.map(watch).collect()
     }
@@ -164,16 +166,30 @@ fn orphan_dependents(view: &View, gvr: &GroupVersionResource, object: &Object) -
 }
 
 fn finish_foreground(view: &View, gvr: &GroupVersionResource, object: &Object) -> Plan {
-    let blocks = |dependent: &Object| {
-        dependent
-            .owners
-            .iter()
-            .any(|owner| owner.uid == object.uid && owner.block_owner_deletion == Some(true))
-    };
-    if dependents(view, &object.uid).iter().any(|(_, dependent)| blocks(dependent)) {
+    let waits = |dependent: &Object| !waits_for(view, dependent, &object.uid, &mut BTreeSet::new());
+    if blocking(view, &object.uid).iter().any(waits) {
         return Plan::nothing();
     }
     Plan::actions(vec![drop_finalizer(gvr, object, FOREGROUND)])
+}
+
+/// The dependents that an object's foreground deletion waits for.
+fn blocking(view: &View, uid: &str) -> Vec<Object> {
+    let blocks = |dependent: &Object| {
+        let mut owners = dependent.owners.iter();
+        owners.any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
+    };
+    dependents(view, uid).into_iter().map(|(_, dependent)| dependent).filter(blocks).collect()
+}
+
+/// Whether an object's own foreground deletion waits for another object, directly or not: waiting for it in turn would be a
+/// circle that never ends.
+fn waits_for(view: &View, object: &Object, uid: &str, seen: &mut BTreeSet<String>) -> bool {
+    let foreground = object.object.metadata.finalizers.iter().any(|f| f == FOREGROUND);
+    object.deleting
+        && foreground
+        && seen.insert(object.uid.clone())
+        && blocking(view, &object.uid).iter().any(|next| next.uid == uid || waits_for(view, next, uid, seen))
 }
 
 fn drop_finalizer(gvr: &GroupVersionResource, object: &Object, finalizer: &str) -> Action {

@@ -145,6 +145,30 @@ async fn foreground_deletion_takes_the_owner_last() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circle_of_owners_is_deleted() {
+    let cluster = Cluster::start().await;
+    let names = ["a", "b", "c"];
+    for name in names {
+        cluster.create("configmaps", json!({"metadata": {"name": name, "namespace": "default"}})).await;
+    }
+    let uid = |name: &str| {
+        let all = cluster.all("configmaps");
+        let found = all.iter().find(|object| object["metadata"]["name"] == name).expect("created above");
+        found["metadata"]["uid"].as_str().expect("a uid").to_owned()
+    };
+    for (name, owner) in names.into_iter().zip(["c", "a", "b"]) {
+        let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid(owner),
+            "controller": true, "blockOwnerDeletion": true});
+        cluster.patch("configmaps", &key(name), json!({"metadata": {"ownerReferences": [reference]}})).await;
+    }
+    cluster.delete("configmaps", &key("a"), "Foreground").await;
+    let left = |c: &Cluster| {
+        c.all("configmaps").iter().any(|object| names.iter().any(|name| object["metadata"]["name"] == *name))
+    };
+    cluster.until("none of the circle left", |c| !left(c)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphaned_dependents_stay_and_can_be_adopted() {
     let cluster = Cluster::start().await;
     cluster.start_nodes();
