@@ -1,6 +1,7 @@
 //! PATCH of four kinds, conflicts, generations, the status and scale subresources.
 
-use api::{PatchType, Verb};
+use api::{Body, ContentType, PatchType, Verb};
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use crate::common::{At, Fixture, at, configmap, configmaps, patch_request};
@@ -198,4 +199,52 @@ async fn spec_and_status_are_always_there() {
     assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
     let map = f.create(&configmaps(), configmap("a", json!({}), json!({}))).await.unwrap();
     assert!(map.get("status").is_none() && map.get("spec").is_none());
+}
+
+#[tokio::test]
+async fn nobody_owns_what_no_schema_declares() {
+    let f = Fixture::new().await;
+    let mut request = configmaps().request(Verb::Patch, Some("a"), None);
+    request.options.field_manager = Some("tester".into());
+    let mut apply = async |text: &str, mode: &str| {
+        request.options.field_validation = Some(mode.into());
+        let content_type = ContentType::Patch(PatchType::Apply);
+        request.body = Some(Body { content_type, bytes: text.to_owned().into() });
+        f.json(request.clone()).await
+    };
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n";
+    let unknown = format!("{head}  odd: x\nother: 1\n");
+    for mode in ["Strict", "Warn", "Ignore"] {
+        let refused = apply(&unknown, mode).await.unwrap_err().message;
+        let want = "failed to create typed patch object (default/a; v1, Kind=ConfigMap): errors:\n  \
+            .metadata.odd: field not declared in schema\n  .other: field not declared in schema";
+        assert_eq!(refused, want, "{mode}");
+    }
+    let twice = format!("{head}data:\n  k: v\n  k: w\n");
+    let refused = apply(&twice, "Strict").await.unwrap_err().message;
+    assert!(refused.ends_with("line 7: key \"k\" already set in map"), "{refused}");
+    assert_eq!(apply(&twice, "Warn").await.unwrap()["data"]["k"], "w");
+}
+
+#[tokio::test]
+async fn an_approval_takes_any_condition_and_a_status_keeps_the_decision() {
+    let f = Fixture::new().await;
+    let requests = at("certificates.k8s.io", "certificatesigningrequests", "");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let text = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "x"}, "spec": {"request": base64::Engine::encode(&BASE64, text),
+            "signerName": "example.com/any", "usages": ["digital signature"]}});
+    f.create(&requests, object).await.unwrap();
+    let patch = async |part: &str, types: &[&str]| {
+        let conditions: Vec<Value> = types.iter().map(|t| json!({"type": t, "status": "True"})).collect();
+        let mut request = requests.request(Verb::Patch, Some("x"), Some(part));
+        let bytes = json!({"status": {"conditions": conditions}}).to_string().into();
+        request.body = Some(Body { content_type: ContentType::Patch(PatchType::Merge), bytes });
+        let list = f.json(request).await?["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok::<_, api::Status>(list.iter().map(|c| c["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(patch("approval", &["Seen"]).await.unwrap(), ["Seen"]);
+    assert_eq!(patch("approval", &["Seen", "Approved"]).await.unwrap(), ["Seen", "Approved"]);
+    assert_eq!(patch("status", &["Seen", "Ready"]).await.unwrap(), ["Approved", "Seen", "Ready"]);
 }
