@@ -1,7 +1,8 @@
 //! The controllers, one module each. A module decides (`plan`); the runner of `client` acts.
 //!
 //! ```text
-//!   Deployment ──▶ ReplicaSet ──▶ Pod ──▶ EndpointSlice ◀── Service
+//!   Deployment ──▶ ReplicaSet ──▶ Pod ──▶ EndpointSlice, Endpoints ◀── Service
+//!   PersistentVolumeClaim ◀──▶ PersistentVolume      ResourceQuota: what a namespace uses
 //!   Namespace: empties what is terminating      garbage collector: follows owner references
 //!   default ServiceAccount and root CA in every namespace
 //! ```

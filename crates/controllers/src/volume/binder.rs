@@ -37,7 +37,7 @@ impl Controller for PersistentVolumeBinder {
     fn plan(&self, key: &ObjectKey, view: &View, _now: Timestamp) -> Plan {
         if key.namespace.is_empty() {
             let volume = view.get::<PersistentVolume>(key);
-            return volume.map_or_else(Plan::nothing, |volume| super::volume::plan(&volume, view));
+            return volume.map_or_else(Plan::nothing, |volume| super::reclaim::plan(&volume, view));
         }
         let claim = view.get::<PersistentVolumeClaim>(key);
         claim.map_or_else(Plan::nothing, |claim| super::claim::plan(&claim, view))

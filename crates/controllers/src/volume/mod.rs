@@ -11,9 +11,9 @@ mod claim;
 mod ephemeral;
 mod matching;
 mod protection;
+mod reclaim;
 #[cfg(test)]
 mod tests;
-mod volume;
 
 pub use binder::PersistentVolumeBinder;
 pub use ephemeral::EphemeralVolumeController;
