@@ -202,6 +202,12 @@ async fn once(
             let host = host_of(tcp.host.as_deref(), target)?;
             let port = port_of(&tcp.port, &target.container)?;
             connect(&host, port).await.map(drop)
+        } else if let Some(health) = &probe.grpc {
+            let host = host_of(None, target)?;
+            let port = port_of(&IntOrString::Int(health.port), &target.container)?;
+            let stream = connect(&host, port).await?;
+            grpc::check(stream, &format!("{host}:{port}"), health.service.as_deref().unwrap_or_default())
+                .await
         } else {
             Err("this kind of probe is not supported by the node".into())
         }
@@ -323,6 +329,7 @@ fn status_code(answer: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
+mod grpc;
 mod tls;
 
 #[cfg(test)]
