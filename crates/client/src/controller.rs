@@ -144,6 +144,8 @@ type StartFn = Arc<dyn Fn(&InformerSet) -> Arc<dyn AnyInformer> + Send + Sync>;
 pub struct Watch {
     pub(crate) start: StartFn,
     pub(crate) map: MapFn,
+    /// The controller begins without this cache if it takes too long to fill.
+    pub(crate) optional: bool,
 }
 
 impl Watch {
@@ -192,7 +194,15 @@ impl Watch {
             map: Arc::new(move |view, gvr, object| {
                 object.downcast_ref::<Cached<T>>().map(|object| map(view, gvr, object)).unwrap_or_default()
             }),
+            optional: false,
         }
+    }
+
+    /// Does not hold the controller up for long: one kind that cannot be listed must not stop what concerns all kinds.
+    /// Plans then see an empty cache, and its objects as changes once they come.
+    #[must_use]
+    pub fn if_it_comes(self) -> Watch {
+        Watch { optional: true, ..self }
     }
 }
 

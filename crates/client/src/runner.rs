@@ -37,6 +37,8 @@ const WORKERS: usize = 32;
 const READ_ROUNDS: usize = 4;
 /// The cause of a refusal to create something in a namespace that is being deleted.
 pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+/// How long a controller waits for caches that it can begin without.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// After this time without the cache catching up, the API is asked directly.
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -151,12 +153,14 @@ impl Runner {
             let watches = lane.controller.watches();
             let caches: Vec<Arc<dyn AnyInformer>> =
                 watches.iter().map(|watch| (watch.start)(informers)).collect();
+            let optional: Vec<bool> = watches.iter().map(|watch| watch.optional).collect();
             lane.view = View::new(caches.clone());
             let mut pumps = Vec::new();
             for (watch, cache) in watches.into_iter().zip(&caches) {
                 pumps.push(spawn(pump(index, watch, cache.clone(), lane.view.clone(), signals.clone())));
             }
-            pumps.push(spawn(report_synced(index, caches, signals.clone())));
+            let caches = caches.into_iter().zip(optional).collect();
+            pumps.push(spawn(report_synced(index, caches, self.client.clone(), signals.clone())));
             self.pumps.extend(pumps.into_iter().map(|task| AbortOnDrop(task.abort_handle())));
         }
     }
@@ -431,13 +435,22 @@ async fn pump(
     }
 }
 
+/// Waits for what the controller needs, and a while for what it can begin without.
 async fn report_synced(
     lane: usize,
-    caches: Vec<Arc<dyn AnyInformer>>,
+    caches: Vec<(Arc<dyn AnyInformer>, bool)>,
+    client: Client,
     signals: mpsc::UnboundedSender<Signal>,
 ) {
-    for cache in &caches {
-        cache.wait_synced().await;
+    let fill = async |wanted: bool| {
+        for (cache, _) in caches.iter().filter(|(_, optional)| *optional == wanted) {
+            cache.wait_synced().await;
+        }
+    };
+    fill(false).await;
+    tokio::select! {
+        () = fill(true) => {}
+        () = client.clock().sleep(PATIENCE) => tracing::warn!(lane, "going on without caches that don't fill"),
     }
     if signals.send(Signal::Synced { lane }).is_err() {
         tracing::debug!("the runner ended before its caches were filled");

@@ -43,8 +43,9 @@ impl Controller for NamespaceController {
 
     fn watches(&self) -> Vec<Watch> {
         let followed = self.contents().filter(|resource| is_followed(resource));
-        let contents =
-            followed.map(|resource| Watch::resource::<Metadata>(resource.gvr.clone(), terminating_namespace));
+        let contents = followed.map(|resource| {
+            Watch::resource::<Metadata>(resource.gvr.clone(), terminating_namespace).if_it_comes()
+        });
         std::iter::once(Watch::own::<Namespace>()).chain(contents).collect()
     }
 

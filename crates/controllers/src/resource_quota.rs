@@ -75,6 +75,7 @@ impl Controller for ResourceQuotaController {
             Watch::resource::<Metadata>(resource.gvr.clone(), |view, gvr, object| {
                 quotas_about(view, gvr, &object.key.namespace)
             })
+            .if_it_comes()
         });
         let own = [
             Watch::own::<ResourceQuota>(),

@@ -231,3 +231,42 @@ async fn stops_when_told() {
     stop.send(true).unwrap();
     tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
 }
+
+/// Answers each ConfigMap by a Secret, and would like to know of a kind that cannot be listed.
+struct Marker;
+
+impl Controller for Marker {
+    fn name(&self) -> &'static str {
+        "marker"
+    }
+
+    fn watches(&self) -> Vec<Watch> {
+        let unserved = api::GroupVersionResource::new("example.com", "v1", "unserved");
+        let other = Watch::resource::<crate::Metadata>(unserved, |_, _, _| Vec::new());
+        vec![Watch::own::<ConfigMap>(), other.if_it_comes()]
+    }
+
+    fn plan(&self, key: &ObjectKey, view: &View, _now: Timestamp) -> Plan {
+        if view.list::<Secret>().iter().any(|secret| secret.key == *key) {
+            return Plan::nothing();
+        }
+        let object = json!({"metadata": {"name": key.name}});
+        Plan::actions(vec![Action::Create { gvr: Secret::gvr(), namespace: "a".into(), object }])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_cannot_be_listed_holds_nobody_up_for_ever() {
+    let server = MiniServer::new();
+    server.set_fault(|request| {
+        let api::Target::Resource { gvr, .. } = &request.target else { return None };
+        (gvr.resource == "unserved").then(|| Status::unavailable("nobody is there"))
+    });
+    add_map(&server, "one");
+    let (_stop, stopped) = watch::channel(false);
+    crate::spawn(crate::runner::run(server.client(), vec![Arc::new(Marker)], stopped));
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert!(server.objects("secrets").is_empty());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(server.objects("secrets").len(), 1);
+}
