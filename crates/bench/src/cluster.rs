@@ -37,7 +37,11 @@ impl Cluster {
         let begun = Instant::now();
         let mut command = Command::new(podium);
         command.args(["up", "--node-name", "bench", "--listen", "127.0.0.1:6443", "--data-dir"]).arg(&data);
-        let child = command.stdout(Stdio::null()).spawn().context("cannot start podium")?;
+        let child = command
+            .env("PODIUM_LOG", "error")
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start podium")?;
         let client = loop {
             if let Some(client) = connect(&data)
                 && client.call(ApiRequest::path("/readyz")).await.is_ok()

@@ -59,12 +59,17 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let podium = match (arguments.next().as_deref(), arguments.next()) {
-        (Some("--podium"), Some(file)) => PathBuf::from(file),
-        _ => anyhow::bail!("usage: bench --podium FILE"),
+    let (flag, file, part) = (arguments.next(), arguments.next(), arguments.next());
+    let (podium, peers_alone) = match (flag.as_deref(), file, part.as_deref()) {
+        (Some("--podium"), Some(file), None) => (PathBuf::from(file), false),
+        (Some("--podium"), Some(file), Some("peers")) => (PathBuf::from(file), true),
+        _ => anyhow::bail!("usage: bench --podium FILE [peers]"),
     };
     host::prepare()?;
     let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads")?;
+    if peers_alone {
+        return pool.block_on(peers::compare(&podium));
+    }
     pool.block_on(measure::all(&podium))
 }
 
