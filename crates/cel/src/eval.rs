@@ -173,20 +173,19 @@ impl<'a, 'p> Evaluator<'a, 'p, '_> {
             let inner = Val::clone(inner);
             return self.index(&inner, index, true);
         }
-        let found = if let Some(items) = of.items() {
+        let found = if of.is_list() {
             let at = match index.key() {
                 Some(Key::Int(at)) => usize::try_from(at).ok(),
                 _ => return no_overload(),
             };
-            let found = at.and_then(|at| items.get(at).cloned());
-            found.ok_or_else(|| format!("index out of bounds: {}", shown(index)))
+            at.and_then(|at| of.item(at)).ok_or_else(|| format!("index out of bounds: {}", shown(index)))
         } else if let Some(key) = index.key() {
             let found = match (&key, of) {
                 (Key::String(name), _) => of.field(name),
                 (key, Val::Map(map)) => map.get(key).cloned(),
                 _ => None,
             };
-            if of.entries().is_none() {
+            if !of.is_map() {
                 return no_overload();
             }
             found.ok_or_else(|| format!("no such key: {}", shown(index)))
@@ -227,9 +226,11 @@ impl<'a, 'p> Evaluator<'a, 'p, '_> {
         for arg in args {
             values.push(self.expr(arg)?);
         }
-        let size: usize = values.iter().map(weight).sum();
-        self.spend(size as u64 / 10)?;
-        match library::call(name, target.is_some(), &values) {
+        self.spend(cost(name, &values))?;
+        let result = library::call(name, target.is_some(), &values);
+        // What is made has to be paid for too: text that doubles would not end otherwise.
+        self.spend(result.as_ref().map_or(0, weight) / 10)?;
+        match result {
             Ok(Val::Opaque(opaque)) => self.decided(&opaque),
             other => other,
         }
@@ -380,10 +381,27 @@ fn member<'a>(of: &Val<'a>, field: &str) -> Option<Val<'a>> {
 }
 
 /// Roughly how much work a value is.
-fn weight(val: &Val<'_>) -> usize {
-    match val {
+fn weight(val: &Val<'_>) -> u64 {
+    let size = match val {
         Val::String(text) => text.len(),
         other => other.size().unwrap_or(0),
+    };
+    u64::try_from(size).unwrap_or(u64::MAX)
+}
+
+/// What compiling a pattern costs, whatever it is matched with.
+const PATTERN_COST: u64 = 200;
+
+/// Roughly how much work a call is.
+fn cost(name: &str, args: &[Val<'_>]) -> u64 {
+    let sizes = || args.iter().map(weight);
+    match (name, args) {
+        ("matches" | "find" | "findAll", _) => PATTERN_COST + sizes().sum::<u64>(),
+        // Everything is compared with everything.
+        ("sets.contains" | "sets.equivalent" | "sets.intersects", _) => sizes().fold(1, u64::saturating_mul),
+        ("distinct", [list]) => weight(list).saturating_mul(weight(list)) / 2,
+        ("lists.range", [Val::Int(count)]) => count.unsigned_abs(),
+        _ => sizes().sum::<u64>() / 10,
     }
 }
 

@@ -41,7 +41,8 @@ fn expressions_have_values() {
         ("'a' + \"b\" + '''c'd''' + r'\\n' + '\\x41\\u00e9\\n'", json!("abc'd\\nAé\n")),
         ("true ? 'x' : 'y'", json!("x")),
         ("[1, 2][1] == 2 && {'a': 1}['a'] == 1 && {'a': 1}.a == 1", json!(true)),
-        ("1 in [1, 2] && !('x' in {'y': 1})", json!(true)),
+        ("1 in [1, 2] && !('x' in {'y': 1}) && 'name' in object.metadata && dyn(1u) in {1: 2}", json!(true)),
+        ("{'b': 1, 'a': [2]} == {'a': [2], 'b': 1} && object.spec != object.metadata", json!(true)),
         ("9223372036854775807 > 0 && -9223372036854775808 < 0", json!(true)),
         ("object.metadata.name // the name", json!("web")),
         ("has(object.spec.replicas) && !has(object.spec.missing)", json!(true)),
@@ -140,6 +141,14 @@ fn evaluation_fails_with_a_reason() {
         ("object.metadata + 1 == 2", "no such overload"),
         ("optional.none().value() == 1", "optional.none() dereference"),
         ("int('x') == 1", "type conversion error from 'string' to 'int'"),
+        (
+            "lists.range(30).map(a, lists.range(99999)).size()",
+            "operation cancelled: actual cost limit exceeded",
+        ),
+        (
+            "lists.range(99).all(x, lists.range(99).all(y, 'x'.matches('x')))",
+            "operation cancelled: actual cost limit exceeded",
+        ),
         (
             "lists.range(1000).all(a, lists.range(1000).all(b, lists.range(1000).all(c, true)))",
             "operation cancelled: actual cost limit exceeded",

@@ -116,6 +116,29 @@ impl<'a> Val<'a> {
         }
     }
 
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self, Val::List(_) | Val::Tree(Json::Array(_), _))
+    }
+
+    pub(crate) fn is_map(&self) -> bool {
+        matches!(self, Val::Map(_) | Val::Struct(_) | Val::Tree(Json::Object(_), _))
+    }
+
+    /// One item of a list.
+    pub(crate) fn item(&self, at: usize) -> Option<Val<'a>> {
+        match self {
+            Val::List(items) => items.get(at).cloned(),
+            Val::Tree(Json::Array(items), ty) => {
+                let item = match ty {
+                    Type::List(item) => (**item).clone(),
+                    _ => Type::Dyn,
+                };
+                items.get(at).map(|json| Val::of(json, &item))
+            }
+            _ => None,
+        }
+    }
+
     /// How many items, entries or characters there are.
     pub(crate) fn size(&self) -> Option<usize> {
         match self {
@@ -231,11 +254,11 @@ impl<'a> Val<'a> {
                 if let (Some(a), Some(b)) = (a.items(), b.items()) {
                     return a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.equals(b));
                 }
-                if let (Some(a), Some(b)) = (a.entries(), b.entries()) {
-                    let same = |(key, value): &(Key, Val<'_>)| {
-                        b.iter().any(|(other, theirs)| other == key && value.equals(theirs))
-                    };
-                    return a.len() == b.len() && a.iter().all(same);
+                if let (Some(mut a), Some(mut b)) = (a.entries(), b.entries()) {
+                    a.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    b.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    let same = |((a, x), (b, y)): (&(Key, Val<'_>), &(Key, Val<'_>))| a == b && x.equals(y);
+                    return a.len() == b.len() && a.iter().zip(&b).all(same);
                 }
                 false
             }

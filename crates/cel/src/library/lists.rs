@@ -8,7 +8,7 @@ use crate::eval::Eval;
 use crate::value::Val;
 
 /// A list that `lists.range` makes is at most this long.
-const LONGEST_RANGE: i64 = 1_000_000;
+const LONGEST_RANGE: i64 = 100_000;
 
 /// The functions of this theme.
 pub(super) fn call<'a>(name: &str, member: bool, args: &[Val<'a>]) -> Option<Eval<'a>> {

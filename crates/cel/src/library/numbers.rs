@@ -21,9 +21,11 @@ pub(super) fn call<'a>(name: &str, member: bool, args: &[Val<'a>]) -> Option<Eva
         ("_!=_", [a, b]) => Ok(Bool(!a.equals(b))),
         ("_<_" | "_<=_" | "_>_" | "_>=_", [a, b]) => return Some(order(name, a, b)),
         ("!_", [Bool(b)]) => Ok(Bool(!b)),
-        ("@in", [item, list]) => match (list.items(), list.entries()) {
+        ("@in", [item, list]) => match (list.items(), item) {
             (Some(items), _) => Ok(Bool(items.iter().any(|other| other.equals(item)))),
-            (_, Some(entries)) => {
+            (None, String(name)) if list.is_map() => Ok(Bool(list.field(name).is_some())),
+            (None, item) if list.is_map() => {
+                let entries = list.entries().unwrap_or_default();
                 Ok(Bool(item.key().is_some_and(|key| entries.iter().any(|(k, _)| *k == key))))
             }
             _ => failed("no such overload"),
