@@ -5,8 +5,8 @@
 
 mod default_tolerations;
 pub(crate) mod dynamic;
-mod namespace_lifecycle;
 mod limit_ranger;
+mod namespace_lifecycle;
 mod node_restriction;
 pub(crate) mod policy;
 mod priority;

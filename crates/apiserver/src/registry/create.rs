@@ -88,7 +88,9 @@ impl Registry {
             if resource.namespaced {
                 finalize::require_living(self, candidate.namespace(), &mut extension);
             }
-            let _turn = crate::admission::quota::charge(self, resource, (Some(&candidate), None), &mut extension).await?;
+            let _turn =
+                crate::admission::quota::charge(self, resource, (Some(&candidate), None), &mut extension)
+                    .await?;
             let key = meta::key(resource, &candidate);
             let value = self.encode(resource, candidate).await?;
             let exists = || Status::already_exists(&resource.gvr.group, &resource.gvr.resource, &key.name);

@@ -105,7 +105,9 @@ impl Registry {
                     let change = Change::Delete(&old);
                     resource.strategy.extend_txn(&context, change, &mut extension).await?;
                     finalize::end_deletion(resource, &old, &mut extension);
-                    _turn = crate::admission::quota::charge(self, resource, (None, Some(&old)), &mut extension).await?;
+                    _turn =
+                        crate::admission::quota::charge(self, resource, (None, Some(&old)), &mut extension)
+                            .await?;
                     None
                 }
                 Step::Mark(mut object) => {

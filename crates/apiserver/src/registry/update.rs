@@ -201,7 +201,9 @@ impl Registry {
                 finalize::end_deletion(resource, old, &mut extension);
             }
             let states = ((!ends).then_some(&candidate), Some(old));
-            let _turn = crate::admission::quota::charge(self, resource, states, &mut extension).await.map_err(Refused::For)?;
+            let _turn = crate::admission::quota::charge(self, resource, states, &mut extension)
+                .await
+                .map_err(Refused::For)?;
             let value = self.encode(resource, candidate).await.map_err(Refused::For)?;
             if value == existing.value && !ends && extension.ops.is_empty() {
                 return Ok(existing.clone());
