@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::documents::{GIT_VERSION, MAJOR, MINOR};
 use crate::pipeline::{self, Incoming, Outcome};
-use crate::resource::UserInfo;
+use crate::resource::{ResourceSet, UserInfo};
 use crate::server::ApiServer;
 
 /// Upper bounds of `apiserver_request_duration_seconds`.
@@ -54,8 +54,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Labels {
-    /// The labels of a request for a resource; paths outside of resources are not told apart.
-    fn of(request: &ApiRequest) -> Self {
+    /// The labels of a request for a served resource. Paths outside of resources, and names that a client made up, are not
+    /// told apart: nobody can make ever more series.
+    fn of(request: &ApiRequest, rows: &ResourceSet) -> Self {
         let verb = match request.verb {
             Verb::Create => "POST",
             Verb::Update => "PUT",
@@ -68,30 +69,31 @@ impl Labels {
             Verb::Watch => "WATCH",
         };
         let dry_run = if request.options.dry_run { "All" } else { "" };
-        let text = |option: &Option<String>| option.clone().unwrap_or_default();
-        match &request.target {
-            Target::Path(_) => Self {
-                verb,
-                group: String::new(),
-                version: String::new(),
-                resource: String::new(),
-                subresource: String::new(),
-                scope: "",
-                dry_run,
+        let outside = Self {
+            verb,
+            group: String::new(),
+            version: String::new(),
+            resource: String::new(),
+            subresource: String::new(),
+            scope: "",
+            dry_run,
+        };
+        let Target::Resource { gvr, namespace, name, subresource } = &request.target else { return outside };
+        let Some(row) = rows.get(gvr) else { return outside };
+        if subresource.as_deref().is_some_and(|name| row.subresource(name).is_none()) {
+            return outside;
+        }
+        Self {
+            group: gvr.group.clone(),
+            version: gvr.version.clone(),
+            resource: gvr.resource.clone(),
+            subresource: subresource.clone().unwrap_or_default(),
+            scope: match (name, namespace) {
+                (Some(_), _) => "resource",
+                (None, Some(_)) => "namespace",
+                (None, None) => "cluster",
             },
-            Target::Resource { gvr, namespace, name, subresource } => Self {
-                verb,
-                group: gvr.group.clone(),
-                version: gvr.version.clone(),
-                resource: gvr.resource.clone(),
-                subresource: text(subresource),
-                scope: match (name, namespace) {
-                    (Some(_), _) => "resource",
-                    (None, Some(_)) => "namespace",
-                    (None, None) => "cluster",
-                },
-                dry_run,
-            },
+            ..outside
         }
     }
 
@@ -149,7 +151,7 @@ pub(crate) async fn measured(
     incoming: Incoming,
 ) -> Result<Outcome, Status> {
     let metrics = &server.metrics;
-    let labels = Labels::of(&incoming.request);
+    let labels = Labels::of(&incoming.request, &server.resources());
     let long = incoming.upgrade.is_some() || labels.verb == "WATCH";
     let reads = matches!(labels.verb, "GET" | "LIST" | "WATCH");
     let flight = (!long).then(|| Counted::new(if reads { &metrics.reading } else { &metrics.mutating }));
@@ -316,10 +318,13 @@ mod tests {
         let metrics = Metrics::default();
         let mut request = ApiRequest::path("/version");
         request.verb = Verb::Get;
+        let rows = ResourceSet::new(Vec::new());
         for seconds in [0.001, 0.005, 0.3, 100.0] {
-            metrics.note(Labels::of(&request), 200, Some(seconds));
+            metrics.note(Labels::of(&request, &rows), 200, Some(seconds));
         }
-        metrics.note(Labels::of(&request), 404, None);
+        let made_up = api::GroupVersionResource::new("made.up", "v1", "names");
+        request.target = Target::Resource { gvr: made_up, namespace: None, name: None, subresource: None };
+        metrics.note(Labels::of(&request, &rows), 404, None);
         let mut text = String::new();
         metrics.requests_text(&mut text).unwrap();
         let labels = "component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",\
