@@ -1,6 +1,7 @@
 //! Control groups, v1, v2 and both at once (hybrid).
 //!
-//! Invariants: only groups that this crate made are written to or removed; no controller is moved between versions.
+//! Invariants: only groups that this crate made are written to or removed, but for the root of v2, where controllers that
+//! nobody has switched on for the groups below are switched on, and stay so; no controller is moved between versions.
 
 use std::fs;
 use std::io;
@@ -85,6 +86,22 @@ impl Hierarchies {
     }
 }
 
+/// Lets the groups below the root use its controllers. systemd does so by itself; on a machine without it nobody has.
+fn offer_controllers(root: &Path) {
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
+    let (available, on) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    for name in V2_CONTROLLERS {
+        let has = |list: &str| list.split_whitespace().any(|word| word == name);
+        if has(&available)
+            && !has(&on)
+            && let Err(error) = fs::write(root.join("cgroup.subtree_control"), format!("+{name}"))
+        {
+            // inside a container the root is not the real one and has processes of its own
+            tracing::debug!(%error, name, "cannot switch a controller on");
+        }
+    }
+}
+
 impl Group {
     pub(crate) fn path(&self) -> &str {
         &self.path
@@ -108,7 +125,10 @@ impl Group {
 
     /// Makes the group in every hierarchy; its parents too.
     pub(crate) fn create(&self) -> Result<(), RuntimeError> {
-        for (_, folder) in self.folders() {
+        for (hierarchy, folder) in self.folders() {
+            if hierarchy.controllers.is_empty() {
+                offer_controllers(&hierarchy.mount);
+            }
             fs::create_dir_all(&folder)
                 .during(|| format!("cannot make control group {}", folder.display()))?;
         }
