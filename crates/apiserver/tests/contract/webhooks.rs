@@ -347,3 +347,20 @@ async fn services_are_resolved_and_scales_are_shown_as_such() {
     assert_eq!(seen["request"]["oldObject"]["spec"]["replicas"], 1);
     assert_eq!(f.get(&deployments, "d").await.unwrap()["spec"]["replicas"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_webhook_keeps_the_server_from_starting() {
+    let f = Fixture::new().await;
+    let roles = At { namespace: None, ..at("rbac.authorization.k8s.io", "clusterroles", "") };
+    f.delete(&roles, "view").await.unwrap();
+    let nobody = json!({"clientConfig": {"url": "https://127.0.0.1:9"}, "rules": [{"operations": ["*"],
+        "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]});
+    let server = Server::start("localhost", |_, _| Value::Null).await;
+    install(&f, "validating", "v", vec![server.hook("nobody.x.y", nobody)]).await;
+    let refused = f.create(&configmaps(), configmap("a", json!({}), json!({}))).await.unwrap_err().message;
+    assert!(refused.contains("dial tcp 127.0.0.1:9: connect: connection refused"), "{refused}");
+    let store = Arc::clone(&f.store) as Arc<dyn store::Store>;
+    let again = apiserver::ApiServer::open(store, crate::common::config(&f.pki)).await.unwrap();
+    let request = roles.request(Verb::Get, Some("view"), None);
+    again.call(&f.admin, request).await.unwrap();
+}
