@@ -187,7 +187,8 @@ pub fn conditions(now_met: &[Threshold], met: &mut Met, now: Timestamp) -> Vec<S
 /// The pod to be evicted for a threshold, and how it fails: one that takes more than it asked for before one that does
 /// not, the less important before the more important, the largest first.
 pub fn choose(threshold: &Threshold, machine: &Machine, pods: &[Candidate]) -> Option<(String, Failure)> {
-    let (used, requested): (fn(&Candidate) -> u64, fn(&Candidate) -> u64) = match threshold.signal {
+    type Amount = fn(&Candidate) -> u64;
+    let (used, requested): (Amount, Amount) = match threshold.signal {
         Signal::Memory => (|p| p.memory_used, |p| p.memory_requested),
         Signal::Disk | Signal::Inodes => (|p| p.disk_used, |p| p.disk_requested),
         Signal::Pids => (|p| p.pids, |_| 0),

@@ -53,7 +53,7 @@ async fn look(
     history: &mut Met,
 ) -> bool {
     let running: Vec<core::Pod> =
-        pods.list().iter().map(|cached| cached.object.clone()).filter(|pod| is_active(pod)).collect();
+        pods.list().iter().map(|cached| cached.object.clone()).filter(is_active).collect();
     for (uid, failure) in oversized(shared, &running).await {
         tell(evictions, uid, failure);
     }
