@@ -69,10 +69,10 @@ impl<'a, 'p> Evaluator<'a, 'p, '_> {
                 for (optional, key, value) in entries {
                     let key =
                         self.expr(key)?.key().ok_or_else(|| Error::Failed("unsupported key type".into()))?;
-                    if let Some(value) = self.item(*optional, value)? {
-                        if map.insert(key.clone(), value).is_some() {
-                            return failed(format!("duplicate key: {key}"));
-                        }
+                    if let Some(value) = self.item(*optional, value)?
+                        && map.insert(key.clone(), value).is_some()
+                    {
+                        return failed(format!("duplicate key: {key}"));
                     }
                 }
                 Ok(Val::Map(Arc::new(map)))
@@ -153,7 +153,7 @@ impl<'a, 'p> Evaluator<'a, 'p, '_> {
         }
         let has_fields =
             matches!(of, Val::Map(_) | Val::Struct(_) | Val::Opaque(_) | Val::Tree(Json::Object(_), _));
-        if !has_fields && !(optional || test) || (test && !has_fields) {
+        if !has_fields && (test || !optional) {
             return no_overload();
         }
         let found = member(&of, field);

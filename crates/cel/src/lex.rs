@@ -133,14 +133,21 @@ impl Lexer<'_> {
         let wrong = || (start, "unable to unescape string".to_owned());
         let letter = self.rest().chars().next().ok_or_else(wrong)?;
         self.at += letter.len_utf8();
+        let plain = match letter {
+            'a' => Some(7),
+            'b' => Some(8),
+            'f' => Some(12),
+            'n' => Some(b'\n'),
+            'r' => Some(b'\r'),
+            't' => Some(b'\t'),
+            'v' => Some(11),
+            _ => None,
+        };
+        if let Some(byte) = plain {
+            out.push(byte);
+            return Ok(());
+        }
         let (digits, radix) = match letter {
-            'a' => return Ok(out.push(7)),
-            'b' => return Ok(out.push(8)),
-            'f' => return Ok(out.push(12)),
-            'n' => return Ok(out.push(b'\n')),
-            'r' => return Ok(out.push(b'\r')),
-            't' => return Ok(out.push(b'\t')),
-            'v' => return Ok(out.push(11)),
             '\\' | '?' | '"' | '\'' | '`' => {
                 out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
                 return Ok(());

@@ -111,7 +111,7 @@ fn last_index_of<'a>(s: &str, t: &str, until: Option<i64>) -> Eval<'a> {
     if t.is_empty() {
         return place(until);
     }
-    let found = s.windows(t.len()).enumerate().filter(|(at, w)| *at <= until && *w == t).last();
+    let found = s.windows(t.len()).enumerate().rfind(|(at, w)| *at <= until && *w == t);
     found.map_or(Ok(Val::Int(-1)), |(at, _)| place(at))
 }
 
