@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::pipeline::no_such_path;
 use crate::server::ApiServer;
-use crate::{discovery, metrics, openapi};
+use crate::{discovery, metrics, openapi, usage};
 
 pub(crate) const MAJOR: &str = "1";
 pub(crate) const MINOR: &str = "37";
@@ -35,7 +35,7 @@ pub(crate) async fn answer(
             let hash = request.options.extra("hash").unwrap_or_default();
             server.registry.resources.settle().await;
             let resources = server.resources();
-            discovery::document(&resources, trimmed, &request.accept, &advertise)
+            discovery::document(&usage::with_rows(&resources), trimmed, &request.accept, &advertise)
                 .or_else(|| openapi::document(&resources, trimmed, &request.accept, hash))
                 .ok_or_else(no_such_path)
         }

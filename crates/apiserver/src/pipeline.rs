@@ -7,7 +7,7 @@ use crate::registry::{self, codec};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::streams::{Session, Wish};
-use crate::{connect, documents};
+use crate::{connect, documents, usage};
 
 /// A decoded request.
 pub(crate) struct Incoming {
@@ -39,6 +39,9 @@ pub(crate) async fn handle(
     authorize(server, &user, &request).await?;
     if let Target::Path(path) = &request.target {
         return documents::answer(server, path, &request).await.map(Outcome::Response);
+    }
+    if usage::is_wanted(&request.target) {
+        return usage::answer(server, &request).await.map(Outcome::Response);
     }
     let resource = server.registry.settled_row(&request.target).await?;
     if registry::is_connect(&resource, subresource(&request)) {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{ApiRequest, ApiResponse, SchemaTable, Status};
 use futures_util::future::BoxFuture;
 use store::Store;
@@ -77,6 +77,9 @@ pub trait NodeGateway: Send + Sync {
         pod: &'a str,
         port: u16,
     ) -> BoxFuture<'a, Result<Connection, Status>>;
+
+    /// Reads one of a node's own pages: health, metrics, statistics, logs. `target` is a path and perhaps a query.
+    fn page<'a>(&'a self, node: &'a str, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>>;
 }
 
 /// Why the server could not be opened.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{
     ApiRequest, ApiResponse, GroupVersionResource, ObjectKey, PatchType, RequestOptions, Status, Verb,
 };
@@ -68,6 +68,10 @@ impl NodeGateway for NoNodes {
         _: &'a str,
         _: u16,
     ) -> BoxFuture<'a, Result<Connection, Status>> {
+        no_nodes()
+    }
+
+    fn page<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
         no_nodes()
     }
 }

@@ -22,6 +22,8 @@ use crate::node_status::{self, machine};
 use crate::observed::{Failure, NodeFacts};
 use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, RuntimeError};
 use crate::references::References;
+use crate::server::pages::{self, PodView};
+use crate::usage::{Meter, Rates};
 use crate::view::RuntimeView;
 use crate::worker::{PodWorker, Shared, Wake};
 
@@ -32,6 +34,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(10);
 pub struct NodeAgent {
     shared: Arc<Shared>,
     pods: Informer<core::Pod>,
+    meter: Meter,
 }
 
 struct Worker {
@@ -75,7 +78,7 @@ impl NodeAgent {
             client,
             config,
         });
-        Arc::new(NodeAgent { shared, pods })
+        Arc::new(NodeAgent { shared, pods, meter: Meter::default() })
     }
 
     /// Runs the node until `stop` turns true. Pods keep running; the next agent adopts them.
@@ -308,6 +311,40 @@ impl NodeAgent {
     ) -> Result<ExecSession, Status> {
         let id = self.running(namespace, pod, &options.container).await?;
         self.shared.runtime.attach(&id, options).await.map_err(|e| stream_error(&e))
+    }
+
+    /// The pods of this node, with what the runtime has of them.
+    pub(crate) async fn pod_views(&self) -> Result<Vec<PodView>, Status> {
+        let snapshot = self.shared.view.snapshot().await.map_err(Status::internal)?;
+        let containers =
+            |uid: &str| snapshot.get(uid).map(|record| record.containers.clone()).unwrap_or_default();
+        let view = |pod: Arc<client::Cached<core::Pod>>| PodView {
+            containers: containers(&pod.uid),
+            pod: pod.object.clone(),
+        };
+        Ok(self.pods.list().into_iter().map(view).collect())
+    }
+
+    /// What is used now.
+    pub(crate) async fn rates(&self) -> Result<Rates, Status> {
+        self.meter.read(&*self.shared.runtime, &*self.shared.clock).await.map_err(Status::internal)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.shared.config.node_name.clone()
+    }
+
+    /// The settings, in the words of a kubelet's configuration file.
+    pub(crate) fn settings(&self) -> serde_json::Value {
+        let config = &self.shared.config;
+        serde_json::json!({"kubeletconfig": {
+            "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "port": node_status::SERVER_PORT, "clusterDomain": config.cluster_domain,
+            "clusterDNS": config.cluster_dns, "maxPods": config.max_pods,
+            "podPidsLimit": config.pod_pids_limit.unwrap_or(-1),
+            "resolvConf": config.host_resolv_conf,
+            "nodeStatusReportFrequency": pages::duration(node_status::REPORT),
+        }})
     }
 
     /// Connects to a port of a pod, as seen from inside it.

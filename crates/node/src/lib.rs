@@ -41,6 +41,7 @@ pub mod resize;
 pub mod resolv_conf;
 pub mod resources;
 pub mod server;
+pub mod usage;
 pub mod view;
 pub mod volumes;
 mod worker;

@@ -21,7 +21,7 @@ pub const SERVER_PORT: u16 = 10250;
 /// A lease is renewed after this part of its life.
 const RENEWALS: u32 = 4;
 /// An unchanged status is written again this often.
-const REPORT: Duration = Duration::from_secs(300);
+pub(crate) const REPORT: Duration = Duration::from_secs(300);
 
 /// What the machine is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

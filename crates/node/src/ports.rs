@@ -195,6 +195,19 @@ pub struct ContainerStatus {
     pub resources: Resources,
 }
 
+/// What the processes of a container have used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Since the container was made.
+    pub cpu_nanos: u64,
+    /// Now, with the page cache.
+    pub memory_bytes: u64,
+    /// Without what the kernel can take back at once.
+    pub working_set_bytes: u64,
+    /// Anonymous memory.
+    pub rss_bytes: u64,
+}
+
 /// Outcome of a command run to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecResult {
@@ -348,6 +361,9 @@ pub trait Runtime: Send + Sync + 'static {
         sandbox_id: &'a str,
         port: u16,
     ) -> BoxFuture<'a, Result<Connection, RuntimeError>>;
+
+    /// What each running container has used, by container id, read now.
+    fn container_usage(&self) -> BoxFuture<'_, Result<Vec<(String, ContainerUsage)>, RuntimeError>>;
 
     /// A new subscription; nothing that happens after the call is missed.
     fn events(&self) -> mpsc::UnboundedReceiver<RuntimeEvent>;

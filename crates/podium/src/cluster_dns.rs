@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) async fn begin(client: &Client, own_node: Option<&str>) -> Result<()> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kube-dns", "namespace": NAMESPACE, "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+        "metadata": {"name": "kube-dns", "namespace": NAMESPACE, "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"}},
         "spec": {
             "clusterIP": config::DNS_SERVICE_IP.to_string(),
             "internalTrafficPolicy": "Local",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{During as _, RuntimeError};
-use crate::spec::Resources;
+use crate::spec::{ContainerUsage, Resources};
 
 /// v1 controllers a container joins where they are mounted.
 const V1_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "freezer"];
@@ -230,6 +230,39 @@ impl Group {
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// What the group has used; what no controller counts is 0.
+    pub(crate) fn usage(&self) -> ContainerUsage {
+        let read = |folder: Option<PathBuf>, file: &str| {
+            folder.and_then(|folder| fs::read_to_string(folder.join(file)).ok()).unwrap_or_default()
+        };
+        let number = |text: String| text.trim().parse::<u64>().unwrap_or(0);
+        let cpu_nanos = match self.v1("cpuacct") {
+            Some(folder) => number(read(Some(folder), "cpuacct.usage")),
+            None => stat(&read(self.v2(), "cpu.stat"), "usage_usec").saturating_mul(1000),
+        };
+        let (used, stats, inactive, anonymous) = match self.v1("memory") {
+            Some(folder) => (
+                number(read(Some(folder.clone()), "memory.usage_in_bytes")),
+                read(Some(folder), "memory.stat"),
+                "total_inactive_file",
+                "total_rss",
+            ),
+            None => (
+                number(read(self.v2(), "memory.current")),
+                read(self.v2(), "memory.stat"),
+                "inactive_file",
+                "anon",
+            ),
+        };
+        ContainerUsage {
+            cpu_nanos,
+            memory_bytes: used,
+            // What the kernel can take back at once is not needed by anybody.
+            working_set_bytes: used.saturating_sub(stat(&stats, inactive)),
+            rss_bytes: stat(&stats, anonymous),
+        }
+    }
+
     /// Processes of the group and its descendants.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let mut found: Vec<i32> = Vec::new();
@@ -293,6 +326,12 @@ impl Group {
     pub(crate) fn child(&self, name: &str) -> Self {
         self.hierarchies.group(&format!("{}/{name}", self.path))
     }
+}
+
+/// The number behind a name in a file of `name number` lines.
+fn stat(text: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }
 
 /// (controller, v1 file, v2 file, value) of the processor limits.

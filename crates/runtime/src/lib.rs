@@ -38,8 +38,8 @@ pub use image::{
 };
 pub use seccomp::{default_seccomp, profile_seccomp};
 pub use spec::{
-    ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec, Mount, Propagation, Resources,
-    Rlimit, RuntimeEvent, RuntimeEventKind, SandboxSpec, SandboxStatus, Usage,
+    ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, ExecResult, ExecSpec, Mount, Propagation,
+    Resources, Rlimit, RuntimeEvent, RuntimeEventKind, SandboxSpec, SandboxStatus, Usage,
 };
 
 /// Runs this crate's hidden sub-commands when the program was started as one; called first in `main`, before any

@@ -1,8 +1,11 @@
 //! Container logs in the CRI format: `TIME STREAM F|P LINE`, where P marks a line that goes on in the next entry.
+//!
+//! A log that has grown to its limit is renamed to `NAME.1`, the one before to `NAME.2`, and so on; the oldest goes. The
+//! shim does this between two entries, so nothing is lost and no entry is cut.
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longer lines are cut into entries of this size.
@@ -71,32 +74,78 @@ fn entry(output: Output, line: &[u8], tag: char, time: &str, entries: &mut Vec<u
     entries.push(b'\n');
 }
 
+/// When a log is begun anew, and how many files there are of it then, the current one included. A kubelet's defaults.
+const MAX_BYTES: u64 = 10 << 20;
+const MAX_FILES: u32 = 5;
+
 /// The log file of one container.
 pub(crate) struct LogFile {
+    path: PathBuf,
     file: File,
+    size: u64,
+    max_bytes: u64,
     framer: Framer,
 }
 
 impl LogFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Self::with_limit(path, MAX_BYTES)
+    }
+
+    fn with_limit(path: &Path, max_bytes: u64) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = File::options().create(true).append(true).open(path)?;
-        Ok(Self { file, framer: Framer::default() })
+        let file = append(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, size, max_bytes, framer: Framer::default() })
     }
 
     pub(crate) fn write(&mut self, output: Output, bytes: &[u8]) -> io::Result<()> {
         let mut entries = Vec::with_capacity(bytes.len() + 64);
         self.framer.push(output, bytes, &now(), &mut entries);
-        self.file.write_all(&entries)
+        self.append(&entries)
     }
 
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         let mut entries = Vec::new();
         self.framer.finish(&now(), &mut entries);
-        self.file.write_all(&entries)
+        self.append(&entries)
     }
+
+    fn append(&mut self, entries: &[u8]) -> io::Result<()> {
+        if self.size >= self.max_bytes && !entries.is_empty() {
+            // Also after a failure: it must not be tried again for every line.
+            self.size = 0;
+            self.rotate()?;
+        }
+        self.file.write_all(entries)?;
+        self.size += entries.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..MAX_FILES - 1).rev() {
+            match std::fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        std::fs::rename(&self.path, numbered(&self.path, 1))?;
+        self.file = append(&self.path)?;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+/// `0.log.1`
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
 }
 
 /// Nanoseconds since 1970.
@@ -157,6 +206,26 @@ mod tests {
         framer.finish("T", &mut out);
         let want = "T stdout F a\nT stderr F err\nT stderr F \nT stdout F bc\nT stdout P tail\n";
         assert_eq!(String::from_utf8(out).unwrap(), want);
+    }
+
+    #[test]
+    fn a_grown_log_is_begun_anew_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c/0.log");
+        for number in 0..8 {
+            // Opened anew each time: a log goes on where it was.
+            let mut log = LogFile::with_limit(&path, 60).unwrap();
+            log.write(Output::Stdout, format!("{number} {}\n", "x".repeat(40)).as_bytes()).unwrap();
+        }
+        let read = |path: &Path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines().map(|line| line.split(' ').nth(3).unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(read(&path), ["7"]);
+        for (file, want) in [(1, "6"), (2, "5"), (3, "4"), (4, "3")] {
+            assert_eq!(read(&numbered(&path, file)), [want]);
+        }
+        assert!(!numbered(&path, 5).exists());
     }
 
     #[test]

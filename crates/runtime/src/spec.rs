@@ -205,6 +205,19 @@ pub struct ExecSpec {
     pub tty: bool,
 }
 
+/// What the processes of a container have used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Since the container was made.
+    pub cpu_nanos: u64,
+    /// Now, with the page cache.
+    pub memory_bytes: u64,
+    /// Without what the kernel can take back at once.
+    pub working_set_bytes: u64,
+    /// Anonymous memory.
+    pub rss_bytes: u64,
+}
+
 /// Outcome of a command run to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecResult {

@@ -63,6 +63,9 @@ pub(crate) enum Request {
     /// Answered with the streams' descriptors and, when the container has ended, its exit code.
     Attach {
         id: String,
+        /// Also the way in; an older agent does not say and gets none.
+        #[serde(default)]
+        stdin: bool,
     },
     /// Answered with an unconnected TCP socket of the sandbox's network namespace.
     Socket {

@@ -529,7 +529,7 @@ async fn gives_terminals(bench: Bench) {
     assert_eq!(text.trim(), "true true");
     assert_eq!(streams.exit.await.unwrap(), Ok(0));
     let id = started(&engine, &sandbox, ContainerSpec { tty: true, stdin: true, ..container("cat") }).await;
-    let mut streams = engine.attach(&id).await.unwrap();
+    let mut streams = engine.attach(&id, true).await.unwrap();
     streams.stdin.as_ref().unwrap().send("typed\n".into()).await.unwrap();
     let mut text = String::new();
     while text.matches("typed").count() < 2 {
@@ -546,12 +546,15 @@ async fn attaches(bench: Bench) {
     let sandbox = bench.sandbox(&engine).await;
     let id =
         started(&engine, &sandbox, ContainerSpec { stdin: true, stdin_once: true, ..container("cat") }).await;
-    let mut streams = engine.attach(&id).await.unwrap();
+    let listener = engine.attach(&id, false).await.unwrap();
+    assert!(listener.stdin.is_none());
+    drop(listener);
+    let mut streams = engine.attach(&id, true).await.unwrap();
     let stdin = streams.stdin.take().unwrap();
     stdin.send("hello\n".into()).await.unwrap();
     assert_eq!(streams.output.recv().await, Some(ExecOutput::Stdout("hello\n".into())));
+    // The end of the input is enough: the client stays to hear the rest.
     drop(stdin);
-    drop(streams);
     assert_eq!(engine.wait_container(&id).await.unwrap().exit_code, 0);
 }
 

@@ -21,6 +21,14 @@ pub(super) struct Destination {
     pub(super) tls: bool,
 }
 
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Server(Destination),
+    /// The server of this node itself.
+    Node(String),
+}
+
 impl<'a> Target<'a> {
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let parts: Vec<&str> = text.split(':').collect();
@@ -40,9 +48,17 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A pod's own address; without a port the first one that its containers name.
-pub(super) fn pod(pod: &Object, target: &Target<'_>) -> Result<Destination, Status> {
-    let address = address(pod.str(&["status", "podIP"]))?;
+/// A pod's own address; without a port the first one that its containers name. Whoever may write a pod's status must not
+/// lead the API server to a machine by it, unless the pod lives in that machine's network.
+pub(super) fn pod(pod: &Object, nodes: &[Object], target: &Target<'_>) -> Result<Destination, Status> {
+    let address = parse(pod.str(&["status", "podIP"]))?;
+    let owners: Vec<&Object> =
+        nodes.iter().filter(|node| addresses(node).any(|own| own == address)).collect();
+    let at_home = pod.get(&["spec", "hostNetwork"]) == Some(&Value::Bool(true))
+        && owners.iter().any(|node| node.name() == pod.str(&["spec", "nodeName"]));
+    if !at_home && (!owners.is_empty() || is_of_this_machine(address)) {
+        return Err(not_allowed());
+    }
     let containers = pod.get(&["spec", "containers"]).and_then(Value::as_array).into_iter().flatten();
     let mut ports = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten());
     let number = |port: &Value| port["containerPort"].as_u64().and_then(|n| u16::try_from(n).ok());
@@ -57,6 +73,26 @@ pub(super) fn pod(pod: &Object, target: &Target<'_>) -> Result<Destination, Stat
         },
     };
     Ok(Destination { address: SocketAddr::new(address, port), tls: target.tls })
+}
+
+/// A port of a node, or the node's own server.
+pub(super) fn node(node: &Object, target: &Target<'_>) -> Result<Place, Status> {
+    let own = node.get(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_u64);
+    if target.port.is_empty() || own.is_some_and(|own| own.to_string() == target.port) {
+        return Ok(Place::Node(node.name().to_owned()));
+    }
+    let port = target.port.parse();
+    let port = port.map_err(|_| Status::bad_request(format!("a node has no port {:?}", target.port)))?;
+    let list = node.get(&["status", "addresses"]).and_then(Value::as_array);
+    let internal = list.into_iter().flatten().find(|one| one["type"] == "InternalIP");
+    let address = parse(internal.and_then(|one| one["address"].as_str()).unwrap_or_default())?;
+    Ok(Place::Server(Destination { address: SocketAddr::new(address, port), tls: target.tls }))
+}
+
+/// What a node says its addresses are.
+fn addresses(node: &Object) -> impl Iterator<Item = IpAddr> {
+    let list = node.get(&["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(|one| one["address"].as_str()?.parse().ok())
 }
 
 /// A ready endpoint of a Service's port.
@@ -78,7 +114,10 @@ pub(super) fn service(
         let endpoints = slice.get(&["endpoints"]).and_then(Value::as_array).into_iter().flatten();
         let mut ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != Value::Bool(false));
         if let (Some(port), Some(endpoint)) = (port, ready.next()) {
-            let address = address(endpoint["addresses"][0].as_str().unwrap_or_default())?;
+            let address = parse(endpoint["addresses"][0].as_str().unwrap_or_default())?;
+            if is_of_this_machine(address) {
+                return Err(not_allowed());
+            }
             return Ok(Destination { address: SocketAddr::new(address, port), tls: target.tls });
         }
     }
@@ -103,17 +142,22 @@ fn port_name(service: &Object, target: &Target<'_>) -> Result<String, Status> {
     }
 }
 
-/// An address that a pod can have: link-local ones belong to the machine and its cloud.
-fn address(text: &str) -> Result<IpAddr, Status> {
-    let address: IpAddr = text.parse().map_err(|_| Status::unavailable("the pod has no address yet"))?;
+fn parse(text: &str) -> Result<IpAddr, Status> {
+    let address: IpAddr = text.parse().map_err(|_| Status::unavailable("there is no address yet"))?;
+    Ok(address.to_canonical())
+}
+
+/// Loopback and link-local addresses belong to this machine and its cloud; the others to nobody.
+fn is_of_this_machine(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    if link_local || address.is_unspecified() || address.is_multicast() {
-        return Err(Status::bad_request("address not allowed"));
-    }
-    Ok(address)
+    link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
+}
+
+fn not_allowed() -> Status {
+    Status::bad_request("address not allowed")
 }
 
 #[cfg(test)]
@@ -147,12 +191,44 @@ mod tests {
             ("http:p:", "http 10.1.0.2:8080"),
             ("p:none", "pod \"p\" has no port \"none\""),
         ] {
-            assert_eq!(shown(pod(&p, &Target::parse(text).unwrap())), want, "{text}");
+            assert_eq!(shown(pod(&p, &[], &Target::parse(text).unwrap())), want, "{text}");
         }
         assert_eq!(Target::parse("ftp:p:21"), None);
         assert_eq!(Target::parse(":80"), None);
-        let cloud = object(json!({"status": {"podIP": "169.254.169.254"}}));
-        assert_eq!(shown(pod(&cloud, &Target::parse("p").unwrap())), "address not allowed");
+    }
+
+    #[test]
+    fn a_status_does_not_lead_to_machines() {
+        let nodes = ["192.0.2.1", "127.0.0.1"].into_iter().zip(["far", "near"]).map(|(address, name)| {
+            object(json!({"metadata": {"name": name}, "status": {
+                "addresses": [{"type": "InternalIP", "address": address}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}}))
+        });
+        let nodes: Vec<Object> = nodes.collect();
+        let to = |address: &str, host: bool, node: &str| {
+            let p = object(json!({"metadata": {"name": "p"}, "status": {"podIP": address},
+                "spec": {"hostNetwork": host, "nodeName": node, "containers": []}}));
+            shown(pod(&p, &nodes, &Target::parse("p").unwrap()))
+        };
+        assert_eq!(to("10.1.0.2", false, "far"), "http 10.1.0.2:80");
+        assert_eq!(to("192.0.2.1", true, "far"), "http 192.0.2.1:80", "its own machine");
+        assert_eq!(to("127.0.0.1", true, "near"), "http 127.0.0.1:80", "its own machine");
+        for (address, host, node) in [
+            ("169.254.169.254", false, "far"),
+            ("127.0.0.1", true, "far"),
+            ("127.0.0.1", false, "near"),
+            ("::1", true, "near"),
+            ("::ffff:127.0.0.1", false, "far"),
+            ("192.0.2.1", false, "far"),
+            ("192.0.2.1", true, "near"),
+        ] {
+            assert_eq!(to(address, host, node), "address not allowed", "{address} {host} {node}");
+        }
+        let place = |text| node(&nodes[0], &Target::parse(text).unwrap());
+        assert_eq!(place("far"), Ok(Place::Node("far".into())));
+        assert_eq!(place("far:10250"), Ok(Place::Node("far".into())));
+        let address = "192.0.2.1:9100".parse().unwrap();
+        assert_eq!(place("far:9100"), Ok(Place::Server(Destination { address, tls: false })));
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! `pods/proxy` and `services/proxy`: requests that go on to a server inside the cluster, and its answers.
+//! `pods/proxy`, `services/proxy`, `nodes/proxy`: requests that go on to a server inside the cluster, and its answers.
 //!
 //! ```text
 //!   /api/v1/namespaces/{ns}/pods|services/[{scheme}:]{name}[:{port}]/proxy[/{path}][?{query}]
-//!      ──▶ authorize ──▶ locate (pod IP, or a ready endpoint of the Service) ──▶ dial ──▶ stream both ways
+//!   /api/v1/nodes/[{scheme}:]{name}[:{port}]/proxy[/{path}][?{query}]
+//!      ──▶ authorize ──▶ locate (pod IP, a ready endpoint of the Service, the node) ──▶ dial ──▶ stream both ways
 //! ```
+//! A node without a port, or with the one of its own server, is asked for one of its pages through the gateway. A request
+//! for an upgrade (WebSocket and whatever else) becomes a connection of bytes once the server has agreed.
 //!
 //! The API server dials pods itself. Redirects are handed to the client; links in HTML that start at the root are
 //! written anew so that they lead through the proxy. Certificates of pods are not checked: nobody vouches for them.
@@ -27,7 +30,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use self::locate::Destination;
+use self::locate::{Destination, Place};
 use crate::authz::Attributes;
 use crate::pipeline;
 use crate::resource::{Reader, UserInfo};
@@ -53,8 +56,9 @@ const NOT_PASSED_ON: [HeaderName; 10] = [
 /// A request for a proxy subresource, as its path says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// `pods` or `services`
+    /// `pods`, `services` or `nodes`
     resource: String,
+    /// "" for nodes
     namespace: String,
     /// With scheme and port: `https:web:443`
     name: String,
@@ -68,13 +72,23 @@ impl Wanted {
     /// Reads a path; `None` when it is about something else.
     pub(crate) fn of(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.splitn(9, '/').collect();
-        let ["", "api", "v1", "namespaces", namespace, resource, name, "proxy", ..] = parts[..] else {
-            return None;
+        let (namespace, resource, name, length) = match parts[..] {
+            [
+                "",
+                "api",
+                "v1",
+                "namespaces",
+                namespace,
+                resource @ ("pods" | "services"),
+                name,
+                "proxy",
+                ..,
+            ] => (namespace, resource, name, 8),
+            ["", "api", "v1", "nodes", name, "proxy", ..] => ("", "nodes", name, 6),
+            _ => return None,
         };
-        if !matches!(resource, "pods" | "services") {
-            return None;
-        }
-        let rest = parts.get(8).map(|rest| format!("/{rest}")).unwrap_or_default();
+        let before: usize = parts[..length].iter().map(|part| part.len() + 1).sum();
+        let rest = path.get(before - 1..).unwrap_or_default().to_owned();
         Some(Self {
             resource: resource.to_owned(),
             namespace: url::percent_decode(namespace).ok()?,
@@ -94,25 +108,80 @@ pub(crate) async fn forward(
     caller: &UserInfo,
     impersonate: Option<UserInfo>,
     wanted: Wanted,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<ByteStream>, Status> {
     let acting = authorize(server, caller, impersonate, &wanted, request.method()).await?;
     let gvr = GroupVersionResource::new("", "v1", &wanted.resource);
     if let Some(row) = server.registry.resources.get(&gvr) {
-        let (namespace, name) = (Some(&*wanted.namespace), Some(&*wanted.name));
-        let mut opened = ApiRequest::resource(Verb::Create, gvr, namespace, name, Some("proxy"));
+        let namespace = Some(&*wanted.namespace).filter(|namespace| !namespace.is_empty());
+        let mut opened =
+            ApiRequest::resource(Verb::Create, gvr, namespace, Some(&*wanted.name), Some("proxy"));
         opened.options.extra.push(("path".to_owned(), wanted.path.clone()));
         server.registry.admit_connect(&acting, &opened, &row).await?;
     }
-    let destination = locate(server, &wanted).await?;
-    if wanted.path.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
+    let destination = match locate(server, &wanted).await? {
+        Place::Server(destination) => destination,
+        Place::Node(node) => return page(server, &node, &wanted, &request).await,
+    };
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    if wanted.path.is_empty() && reads && upgrade.is_none() {
         return Ok(to_root(&wanted, request.uri().query()));
     }
-    let request = rewritten(&wanted, request)?;
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let mut request = rewritten(&wanted, request)?;
+    if let Some(protocol) = upgrade {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        request.headers_mut().insert(header::UPGRADE, protocol);
+    }
     let response = send(&destination, request)
         .await
         .map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
-    Ok(answer(&wanted, response))
+    match client {
+        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Ok(join(client, response)),
+        _ => Ok(answer(&wanted, response)),
+    }
+}
+
+/// One of a node's own pages.
+async fn page(
+    server: &ApiServer,
+    node: &str,
+    wanted: &Wanted,
+    request: &Request<Incoming>,
+) -> Result<Response<ByteStream>, Status> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(url::method_not_allowed());
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = if wanted.path.is_empty() { "/" } else { &wanted.path };
+    let page = server.config.gateway.page(node, &format!("{path}{query}")).await?;
+    let mut response = Response::new(page.body);
+    *response.status_mut() = StatusCode::from_u16(page.code).unwrap_or(StatusCode::OK);
+    if let Ok(value) = HeaderValue::from_str(&page.content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    Ok(response)
+}
+
+/// Makes one connection of the client's and the server's, now that both speak something else than HTTP.
+fn join(client: hyper::upgrade::OnUpgrade, response: Response<Incoming>) -> Response<ByteStream> {
+    let (head, body) = response.into_parts();
+    let mut answer = Response::new(Box::pin(futures_util::stream::empty()) as ByteStream);
+    *answer.status_mut() = head.status;
+    *answer.headers_mut() = head.headers.clone();
+    tokio::spawn(async move {
+        let server = hyper::upgrade::on(Response::from_parts(head, body));
+        let moved = async {
+            let (client, server) = tokio::try_join!(client, server).map_err(io::Error::other)?;
+            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+            tokio::io::copy_bidirectional(&mut client, &mut server).await
+        };
+        if let Err(error) = moved.await {
+            tracing::debug!(%error, "an upgraded connection broke");
+        }
+    });
+    answer
 }
 
 async fn authorize(
@@ -163,7 +232,7 @@ pub(crate) fn endpoint(
     Ok(locate::service(service, slices, &target)?.address)
 }
 
-async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Destination, Status> {
+async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Place, Status> {
     let target = locate::Target::parse(&wanted.name).ok_or_else(|| {
         Status::bad_request(format!("invalid {} request {:?}", wanted.resource, wanted.name))
     })?;
@@ -171,12 +240,18 @@ async fn locate(server: &ApiServer, wanted: &Wanted) -> Result<Destination, Stat
     let gvr = GroupVersionResource::new("", "v1", &wanted.resource);
     let object = reader.get(&gvr, &ObjectKey::new(&*wanted.namespace, target.name)).await?;
     let object = object.ok_or_else(|| Status::not_found("", &wanted.resource, target.name))?;
-    if wanted.resource == "pods" {
-        return locate::pod(&object, &target);
+    match wanted.resource.as_str() {
+        "nodes" => locate::node(&object, &target),
+        "pods" => {
+            let nodes = reader.list(&GroupVersionResource::new("", "v1", "nodes"), None).await?;
+            locate::pod(&object, &nodes, &target).map(Place::Server)
+        }
+        _ => {
+            let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
+            let slices = reader.list(&slices, Some(&wanted.namespace)).await?;
+            locate::service(&object, &slices, &target).map(Place::Server)
+        }
     }
-    let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
-    let slices = reader.list(&slices, Some(&wanted.namespace)).await?;
-    locate::service(&object, &slices, &target)
 }
 
 /// Relative links of a page only work below a path that ends with a slash.
@@ -264,7 +339,7 @@ where
 {
     let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended");
         }
     });
@@ -315,10 +390,14 @@ mod tests {
         assert_eq!(wanted.prefix, "/api/v1/namespaces/a/pods/https%3Aweb:8443/proxy");
         assert_eq!(Wanted::of("/api/v1/namespaces/a/services/web/proxy").unwrap().path, "");
         assert_eq!(Wanted::of("/api/v1/namespaces/a/services/web/proxy/").unwrap().path, "/");
+        let node = Wanted::of("/api/v1/nodes/n1:10250/proxy/logs/a//b/c/d").unwrap();
+        assert_eq!((node.name.as_str(), node.path.as_str()), ("n1:10250", "/logs/a//b/c/d"));
+        assert_eq!((node.prefix.as_str(), node.namespace.as_str()), ("/api/v1/nodes/n1:10250/proxy", ""));
         for other in [
             "/api/v1/namespaces/a/pods/web/log",
             "/api/v1/namespaces/a/configmaps/web/proxy/x",
             "/api/v1/namespaces/a/pods/web",
+            "/api/v1/nodes/n1",
         ] {
             assert_eq!(Wanted::of(other), None, "{other}");
         }

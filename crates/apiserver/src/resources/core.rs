@@ -129,6 +129,7 @@ pub(super) fn rows() -> Vec<Row> {
             .short(&["no"])
             .cluster()
             .fields(&["spec.unschedulable"])
+            .connect("proxy", "NodeProxyOptions", ANY_METHOD)
             .status()
             .strategy(node::NodeStrategy)
             .columns(columns::node_before_age(), columns::node_after_age()),

@@ -73,14 +73,16 @@ async fn send(
             ExecOutput::Stdout(_) | ExecOutput::Stderr(_) => {}
         }
     }
-    if let Some(text) = last_words(&ended(exit).await, version) {
+    if let Some(text) = last_words(&ended(exit, options).await, version) {
         sink.send(codec.message(ERROR, text.as_bytes())).await?;
     }
     websocket::close(&mut sink).await
 }
 
-async fn ended(exit: oneshot::Receiver<Result<i32, Status>>) -> Result<i32, Status> {
-    exit.await.unwrap_or_else(|_| Err(Status::internal("the command's outcome is unknown")))
+/// How a session ends. Attaching ends well with the container, whatever that one's code is.
+async fn ended(exit: oneshot::Receiver<Result<i32, Status>>, options: &ExecOptions) -> Result<i32, Status> {
+    let ended = exit.await.unwrap_or_else(|_| Err(Status::internal("the command's outcome is unknown")));
+    if options.command.is_empty() { ended.map(|_| 0) } else { ended }
 }
 
 /// What goes through the error channel at the end.
@@ -221,7 +223,7 @@ pub(super) async fn over_streams(
                 return;
             }
         }
-        let result = ended(exit).await;
+        let result = ended(exit, &options).await;
         if let (Some(text), Some(error)) = (last_words(&result, version), &error) {
             error.output.send(text.into()).await;
         }

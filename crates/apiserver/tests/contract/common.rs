@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecOutput, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecOutput, ExecSession, LogOptions, NodeAnswer};
 use api::{
     ApiRequest, ApiResponse, Body, ContentType, GroupVersionResource, PatchType, RequestOptions,
     ResponseBody, Status, Verb, WatchStream,
@@ -89,6 +89,11 @@ impl NodeGateway for EchoNode {
             });
             Ok(Box::new(near) as Connection)
         })
+    }
+
+    fn page<'a>(&'a self, node: &'a str, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
+        let body = format!("{node} {target}");
+        Box::pin(async move { Ok(NodeAnswer::new(200, "text/plain", body)) })
     }
 }
 

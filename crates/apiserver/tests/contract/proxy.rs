@@ -1,4 +1,4 @@
-//! `pods/proxy` and `services/proxy` with a server on this machine as the pod.
+//! The proxies with a server on this machine as the pod, which lives in the machine's network.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,6 +26,16 @@ async fn pod(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, hyper
     let secret = request.headers().contains_key(AUTHORIZATION);
     Ok(match path.as_str() {
         "/echo" => Response::new(request.into_body().boxed()),
+        "/switch" => {
+            let protocol = request.headers()["upgrade"].clone();
+            tokio::spawn(async move {
+                let upgraded = hyper::upgrade::on(request).await.unwrap();
+                let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+                tokio::io::copy(&mut from, &mut to).await.unwrap();
+            });
+            let answer = Response::builder().status(101).header("connection", "upgrade");
+            answer.header("upgrade", protocol).body(full(String::new())).unwrap()
+        }
         "/page" => {
             let page = Response::builder().header(CONTENT_TYPE, "text/html; charset=utf-8");
             page.body(full("<a href=\"/next\">".into())).unwrap()
@@ -49,7 +59,8 @@ async fn serve_pod() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service_fn(pod));
+                .serve_connection(TokioIo::new(socket), service_fn(pod))
+                .with_upgrades();
             tokio::spawn(connection);
         }
     });
@@ -61,7 +72,11 @@ async fn setup() -> (Wire, String) {
     let (wire, address) = (Wire::new().await, serve_pod().await);
     let pods = at("", "pods", "default");
     wire.f.create(&at("", "serviceaccounts", "default"), json!({"metadata": {"name": "default"}})).await.ok();
-    let spec = json!({"containers": [{"name": "a", "image": "a",
+    let node = json!({"metadata": {"name": "n1"}, "status": {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}});
+    wire.f.create(&at("", "nodes", ""), node).await.unwrap();
+    let spec = json!({"nodeName": "n1", "hostNetwork": true, "containers": [{"name": "a", "image": "a",
         "ports": [{"name": "web", "containerPort": address.port()}]}]});
     let mut object = wire.f.create(&pods, json!({"metadata": {"name": "p"}, "spec": spec})).await.unwrap();
     object["status"]["podIP"] = json!("127.0.0.1");
@@ -147,4 +162,39 @@ async fn refusals() {
     assert_eq!(nobody.status(), StatusCode::SERVICE_UNAVAILABLE);
     let text: Value = body(nobody).await;
     assert_eq!(text["message"], "no endpoints available for service \"s\"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgraded_connections_go_through() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (wire, pods) = setup().await;
+    let io = TokioIo::new(wire.connect("http/1.1", ADMIN).await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(format!("{pods}/p/proxy/switch")).header("host", "localhost");
+    let request = request.header("connection", "Upgrade").header("upgrade", "my-protocol");
+    let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["upgrade"]),
+        (101, &"my-protocol".parse().unwrap())
+    );
+    let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    io.write_all(b"hello").await.unwrap();
+    let mut text = [0; 5];
+    io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_asked_for_their_own_pages() {
+    let (wire, _) = setup().await;
+    for (name, page) in [("n1", "/healthz"), ("n1:10250", "/stats/summary?only=cpu")] {
+        let path = format!("/api/v1/nodes/{name}/proxy{page}");
+        let answer = wire.send("h2", ADMIN, request("GET", &path, "")).await;
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, format!("n1 {page}"));
+        assert_eq!(wire.send("h2", ADMIN, request("POST", &path, "")).await.status(), 405);
+        let jane: Option<(&str, &[&str])> = Some(("jane", &[]));
+        assert_eq!(wire.send("h2", jane, request("GET", &path, "")).await.status(), 403);
+    }
 }

@@ -12,8 +12,9 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{mpsc, watch};
 
 use crate::ports::{
-    ContainerConfig, ContainerState, ContainerStatus, Credential, ExecResult, ImageInfo, PullProgress,
-    Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig, SandboxStatus, Usage,
+    ContainerConfig, ContainerState, ContainerStatus, ContainerUsage, Credential, ExecResult, ImageInfo,
+    PullProgress, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
+    SandboxStatus, Usage,
 };
 
 #[derive(Default)]
@@ -307,6 +308,18 @@ impl Runtime for FakeRuntime {
 
     fn attach<'a>(&'a self, _: &'a str, _: ExecOptions) -> Answer<'a, ExecSession> {
         done(Err(RuntimeError::Invalid("there is no process to attach to".into())))
+    }
+
+    /// Every running container has used a second and a mebibyte.
+    fn container_usage(&self) -> Answer<'_, Vec<(String, ContainerUsage)>> {
+        let usage = ContainerUsage {
+            cpu_nanos: 1_000_000_000,
+            memory_bytes: 2 << 20,
+            working_set_bytes: 1 << 20,
+            rss_bytes: 1 << 19,
+        };
+        let running = self.containers().into_iter().filter(|c| c.state == ContainerState::Running);
+        done(Ok(running.map(|c| (c.id, usage)).collect()))
     }
 
     fn events(&self) -> mpsc::UnboundedReceiver<RuntimeEvent> {

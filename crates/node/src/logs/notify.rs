@@ -1,5 +1,5 @@
 #![allow(unsafe_code)]
-//! Waiting for a file to grow: inotify in the tokio reactor.
+//! Waiting for the files of a folder to grow, appear or be renamed: inotify in the tokio reactor.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -8,14 +8,16 @@ use std::path::Path;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
-/// Tells that a file was changed.
+/// Tells that a file of a folder was changed.
 pub(crate) struct FileChanges(AsyncFd<OwnedFd>);
 
 impl FileChanges {
     /// Changes from now on.
-    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn below(folder: &Path) -> std::io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, path, inotify::WatchFlags::MODIFY)?;
+        let events =
+            inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&fd, folder, events)?;
         // SAFETY: an OwnedFd keeps its descriptor open and always returns the same one.
         let registered = unsafe { AsyncFd::register(fd) };
         Ok(Self(registered.map_err(std::io::Error::from)?))

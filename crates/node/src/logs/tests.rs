@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::json;
 
 use super::format::{Wanted, parse};
-use super::{last_lines, pick_attempt, pick_container, read::stream};
+use super::read::{Follow, stream};
+use super::{last_lines, pick_attempt, pick_container};
 use crate::fake::situation::container;
 
 const LOG: &str = "2026-01-01T00:00:01.000000001Z stdout F one\n2026-01-01T00:00:02Z stderr P tw\n\
@@ -52,6 +53,79 @@ fn tails_cross_chunks() {
     let tail = last_lines(file.path(), 2, u64::MAX);
     assert_eq!(tail.lines().map(|l| &l[..1]).collect::<Vec<_>>(), ["2", "3"]);
     assert_eq!(last_lines(file.path(), 2, 10).len(), 10);
+}
+
+/// Appends an entry to a log.
+fn append(path: &std::path::Path, text: &str) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+    writeln!(file, "2026-01-01T00:00:00Z stdout F {text}").unwrap();
+}
+
+/// Renames a log as the runtime does.
+fn rotate(path: &std::path::Path) {
+    let name = |number: u32| path.with_file_name(format!("0.log.{number}"));
+    for number in (1..4).rev().filter(|number| name(*number).exists()) {
+        std::fs::rename(name(number), name(number + 1)).unwrap();
+    }
+    std::fs::rename(path, name(1)).unwrap();
+}
+
+#[tokio::test]
+async fn rotated_files_are_part_of_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    for text in ["a", "b", "rotate", "c", "d", "rotate", "e"] {
+        if text == "rotate" { rotate(&path) } else { append(&path, text) }
+    }
+    for (tail, want) in [
+        (None, "a\nb\nc\nd\ne\n"),
+        (Some(0), ""),
+        (Some(1), "e\n"),
+        (Some(2), "d\ne\n"),
+        (Some(4), "b\nc\nd\ne\n"),
+    ] {
+        let mut stream = stream(&path, tail, Wanted::default(), None).unwrap();
+        let mut text = Vec::new();
+        while let Some(part) = stream.next().await {
+            text.extend_from_slice(&part.unwrap());
+        }
+        assert_eq!(String::from_utf8(text).unwrap(), want, "{tail:?}");
+    }
+}
+
+#[tokio::test]
+async fn following_goes_on_in_the_new_file() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    append(&path, "a");
+    let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let exited = {
+        let over = over.clone();
+        Box::new(move || -> futures_util::future::BoxFuture<'static, bool> {
+            let over = over.load(Ordering::SeqCst);
+            Box::pin(async move { over })
+        })
+    };
+    let follow = Follow { events: receiver, exited };
+    let mut stream = stream(&path, None, Wanted::default(), Some(follow)).unwrap();
+    let mut next = async || String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert_eq!(next().await, "a\n");
+    // Written to the old file after the reader saw its end; then twice a new one.
+    for text in ["b", "rotate", "c", "rotate", "d"] {
+        if text == "rotate" { rotate(&path) } else { append(&path, text) }
+    }
+    let mut text = String::new();
+    while text.len() < "b\nc\nd\n".len() {
+        text += &next().await;
+    }
+    assert_eq!(text, "b\nc\nd\n");
+    over.store(true, Ordering::SeqCst);
+    drop(events);
+    assert!(stream.next().await.is_none());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The node's own server: logs, exec, attach and port-forward for the API server, over mutual TLS.
 //!
 //! ```text
-//!   API server ──TLS, its client certificate──▶ accept ─▶ GET /healthz
+//!   API server ──TLS, its client certificate──▶ accept ─▶ GET /healthz and other pages
 //!                                                     └▶ POST /session (a Call as JSON, Upgrade) ─▶ 101 ─▶ wire frames,
 //!                                                                                             or a pod's bytes
 //! ```
@@ -11,6 +11,7 @@
 //!   server before anything is read of the request.
 //! - An error before the session is an HTTP answer with a `Status`; after it, an `End` frame.
 
+pub(crate) mod pages;
 pub mod wire;
 
 use std::convert::Infallible;
@@ -18,15 +19,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{Reason, Status};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use futures_util::future::BoxFuture;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -35,7 +37,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use self::wire::{Call, Frame, Verb};
+use self::wire::{Call, Verb};
 use crate::NodeAgent;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,6 +72,7 @@ pub trait Streams: Send + Sync + 'static {
         pod: &'a str,
         port: u16,
     ) -> BoxFuture<'a, Result<Connection, Status>>;
+    fn page<'a>(&'a self, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>>;
 }
 
 impl Streams for NodeAgent {
@@ -107,6 +110,10 @@ impl Streams for NodeAgent {
         port: u16,
     ) -> BoxFuture<'a, Result<Connection, Status>> {
         Box::pin(NodeAgent::port_forward(self, ns, pod, port))
+    }
+
+    fn page<'a>(&'a self, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
+        Box::pin(NodeAgent::page(self, target))
     }
 }
 
@@ -177,22 +184,39 @@ fn common_name(der: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
+fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, io::Error> {
+    UnsyncBoxBody::new(Full::new(bytes.into()).map_err(|never: Infallible| match never {}))
+}
+
 async fn respond(
     streams: Arc<dyn Streams>,
     allowed: bool,
     request: Request<Incoming>,
     stop: watch::Receiver<bool>,
-) -> Response<Full<Bytes>> {
+) -> Answer {
     if !allowed {
         return failure(&Status::new(Reason::Forbidden, "only the API server may talk to a node"));
     }
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/healthz") => Response::new(Full::new(Bytes::from_static(b"ok"))),
-        (&Method::POST, "/session") => {
-            session(streams, request, stop).await.unwrap_or_else(|status| failure(&status))
+    let answer = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/session") => session(streams, request, stop).await,
+        (&Method::GET, path) => {
+            let target = request.uri().path_and_query().map_or(path, |target| target.as_str());
+            streams.page(target).await.map(page)
         }
-        _ => failure(&Status::new(Reason::NotFound, "the node serves /healthz and /session")),
+        _ => Err(Status::new(Reason::MethodNotAllowed, "a node's pages are only read")),
+    };
+    answer.unwrap_or_else(|status| failure(&status))
+}
+
+fn page(page: NodeAnswer) -> Answer {
+    let mut answer = Response::new(UnsyncBoxBody::new(StreamBody::new(page.body.map_ok(Frame::data))));
+    *answer.status_mut() = StatusCode::from_u16(page.code).unwrap_or(StatusCode::OK);
+    if let Ok(value) = http::HeaderValue::from_str(&page.content_type) {
+        answer.headers_mut().insert(CONTENT_TYPE, value);
     }
+    answer
 }
 
 /// Opens the streams first, so that what is wrong is known while an HTTP answer can still tell it.
@@ -200,7 +224,7 @@ async fn session(
     streams: Arc<dyn Streams>,
     mut request: Request<Incoming>,
     stop: watch::Receiver<bool>,
-) -> Result<Response<Full<Bytes>>, Status> {
+) -> Result<Answer, Status> {
     let offered = request.headers().get(UPGRADE).is_some_and(|v| v == wire::PROTOCOL);
     if !offered {
         return Err(Status::bad_request(format!("a session needs the upgrade to {}", wire::PROTOCOL)));
@@ -233,7 +257,7 @@ async fn session(
             () = crate::agent::stopped(&mut stop) => {}
         }
     });
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(full(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
     answer.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(wire::PROTOCOL));
@@ -252,14 +276,14 @@ async fn send_log(io: impl AsyncRead + AsyncWrite, mut log: ByteStream) -> io::R
     let sent = async {
         while let Some(piece) = log.next().await {
             match piece {
-                Ok(bytes) => wire::write(&mut to, Frame::Stdout(bytes)).await?,
+                Ok(bytes) => wire::write(&mut to, wire::Frame::Stdout(bytes)).await?,
                 Err(error) => {
-                    wire::write(&mut to, Frame::End(Err(Status::internal(error)))).await?;
+                    wire::write(&mut to, wire::Frame::End(Err(Status::internal(error)))).await?;
                     return to.shutdown().await;
                 }
             }
         }
-        wire::write(&mut to, Frame::End(Ok(0))).await?;
+        wire::write(&mut to, wire::Frame::End(Ok(0))).await?;
         to.shutdown().await
     };
     tokio::select! {
@@ -269,9 +293,10 @@ async fn send_log(io: impl AsyncRead + AsyncWrite, mut log: ByteStream) -> io::R
     }
 }
 
-fn failure(status: &Status) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from(status.to_value().to_string())));
+fn failure(status: &Status) -> Answer {
+    let mut answer = Response::new(full(status.to_value().to_string()));
     *answer.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     answer
 }
 

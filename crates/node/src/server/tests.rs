@@ -4,6 +4,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 
+use super::wire::Frame;
 use super::*;
 
 const CALLER: &str = "api-server";
@@ -72,6 +73,15 @@ impl Streams for Fake {
                 to.write_all(b" bye").await.unwrap();
             });
             Ok(Box::new(near) as Connection)
+        })
+    }
+
+    fn page<'a>(&'a self, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
+        Box::pin(async move {
+            match target {
+                "/healthz" => Ok(NodeAnswer::new(200, "text/plain", "ok")),
+                other => Err(Status::not_found("", "node pages", other)),
+            }
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use apiserver::NodeGateway;
 use futures_util::future::BoxFuture;
 use node::NodeAgent;
@@ -96,6 +96,15 @@ impl NodeGateway for Nodes {
             match self.own(node) {
                 Some(agent) => agent.port_forward(namespace, pod, port).await,
                 None => self.remote(node)?.connect(node, namespace, pod, port).await,
+            }
+        })
+    }
+
+    fn page<'a>(&'a self, node: &'a str, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
+        Box::pin(async move {
+            match self.own(node) {
+                Some(agent) => agent.page(target).await,
+                None => self.remote(node)?.page(node, target).await,
             }
         })
     }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{ObjectKey, Status};
 use bytes::Bytes;
 use client::Client;
-use futures_util::stream;
+use futures_util::{TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Node;
 use node::server::wire::{self, Call, Frame, Verb};
@@ -109,9 +110,45 @@ impl RemoteNodes {
         node: &str,
         call: &Call,
     ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Status> {
-        let unreachable = |error: &dyn std::fmt::Display| {
-            Status::unavailable(format!("node {node:?} is not reachable: {error}"))
-        };
+        let body = serde_json::to_vec(call).map_err(Status::internal)?;
+        let request = hyper::Request::post("/session")
+            .header(HOST, node)
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, wire::PROTOCOL)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(Status::internal)?;
+        let answer = self.ask(node, request).await?;
+        if answer.status() != 101 {
+            return Err(refusal(node, answer).await);
+        }
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(node, &error))?;
+        Ok(TokioIo::new(upgraded))
+    }
+
+    /// One of the node's own pages.
+    pub(crate) async fn page(&self, node: &str, target: &str) -> Result<NodeAnswer, Status> {
+        let request = hyper::Request::get(target).header(HOST, node).body(Full::default());
+        let request = request.map_err(|_| Status::bad_request("malformed path"))?;
+        let asked = tokio::time::timeout(ANSWER, self.ask(node, request)).await;
+        let answer = asked.map_err(|_| Status::unavailable(format!("node {node:?} does not answer")))??;
+        if !answer.status().is_success() {
+            return Err(refusal(node, answer).await);
+        }
+        let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Ok(NodeAnswer {
+            code: answer.status().as_u16(),
+            content_type: content_type.unwrap_or_default().to_owned(),
+            body: Box::pin(answer.into_body().into_data_stream().map_err(std::io::Error::other)),
+        })
+    }
+
+    /// Sends one request on a connection of its own.
+    async fn ask(
+        &self,
+        node: &str,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, Status> {
+        let unreachable = |error: &dyn std::fmt::Display| unreachable(node, error);
         let object = self.client.get::<Node>(&ObjectKey::new("", node)).await?;
         let (host, port) = address(&object).ok_or_else(|| unreachable(&"it has published no address"))?;
         // A node proves its name, whatever its addresses are.
@@ -126,22 +163,20 @@ impl RemoteNodes {
                 tracing::debug!(%error, "connection to a node ended");
             }
         });
-        let body = serde_json::to_vec(call).map_err(Status::internal)?;
-        let request = hyper::Request::post("/session")
-            .header(HOST, node)
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, wire::PROTOCOL)
-            .body(Full::new(Bytes::from(body)))
-            .map_err(Status::internal)?;
-        let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
-        let code = answer.status().as_u16();
-        if code != 101 {
-            let bytes = answer.into_body().collect().await.map_err(|error| unreachable(&error))?.to_bytes();
-            let value = serde_json::from_slice(&bytes).unwrap_or_default();
-            return Err(Status::from_value(&value, code));
-        }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(&error))?;
-        Ok(TokioIo::new(upgraded))
+        sender.send_request(request).await.map_err(|error| unreachable(&error))
+    }
+}
+
+fn unreachable(node: &str, error: &dyn std::fmt::Display) -> Status {
+    Status::unavailable(format!("node {node:?} is not reachable: {error}"))
+}
+
+/// The Status in an answer that is a refusal.
+async fn refusal(node: &str, answer: hyper::Response<Incoming>) -> Status {
+    let code = answer.status().as_u16();
+    match answer.into_body().collect().await {
+        Ok(body) => Status::from_value(&serde_json::from_slice(&body.to_bytes()).unwrap_or_default(), code),
+        Err(error) => unreachable(node, &error),
     }
 }
 

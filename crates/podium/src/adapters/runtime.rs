@@ -105,14 +105,27 @@ impl ports::Runtime for Containers {
         Box::pin(async move { self.0.exec(id, exec_spec(options)).await.map(session).map_err(error) })
     }
 
-    fn attach<'a>(&'a self, id: &'a str, _: ExecOptions) -> Answer<'a, ExecSession> {
-        Box::pin(async move { self.0.attach(id).await.map(session).map_err(error) })
+    fn attach<'a>(&'a self, id: &'a str, options: ExecOptions) -> Answer<'a, ExecSession> {
+        Box::pin(async move { self.0.attach(id, options.stdin).await.map(session).map_err(error) })
     }
 
     fn connect<'a>(&'a self, sandbox_id: &'a str, port: u16) -> Answer<'a, Connection> {
         Box::pin(async move {
             let stream = self.0.connect(sandbox_id, port).await.map_err(error)?;
             Ok(Box::new(stream) as Connection)
+        })
+    }
+
+    fn container_usage(&self) -> Answer<'_, Vec<(String, ports::ContainerUsage)>> {
+        let usage = |u: runtime::ContainerUsage| ports::ContainerUsage {
+            cpu_nanos: u.cpu_nanos,
+            memory_bytes: u.memory_bytes,
+            working_set_bytes: u.working_set_bytes,
+            rss_bytes: u.rss_bytes,
+        };
+        Box::pin(async move {
+            let all = self.0.container_usage().await.map_err(error)?;
+            Ok(all.into_iter().map(|(id, used)| (id, usage(used))).collect())
         })
     }
 

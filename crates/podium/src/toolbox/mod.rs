@@ -6,6 +6,7 @@
 //! Invariants: no threads before [`dispatch`]; every applet ends at SIGTERM, also as process 1, where the kernel
 //! would otherwise drop the signal.
 
+mod archive;
 mod fetch;
 mod files;
 mod hello;
@@ -45,6 +46,8 @@ const APPLETS: &[(&str, Applet)] = &[
     ("sh", shell::sh),
     ("sleep", process::sleep),
     ("stress", process::stress),
+    ("stty", process::stty),
+    ("tar", archive::tar),
     ("test", shell::test),
     ("touch", files::touch),
     ("true", |_| 0),

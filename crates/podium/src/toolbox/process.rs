@@ -141,6 +141,18 @@ pub(super) fn seq(arguments: &[String]) -> u8 {
     0
 }
 
+/// `stty size` prints rows and columns of the terminal on standard input.
+pub(super) fn stty(arguments: &[String]) -> u8 {
+    match (arguments, rustix::termios::tcgetwinsize(rustix::stdio::stdin())) {
+        ([what], Ok(size)) if what == "size" => {
+            outln(&format!("{} {}", size.ws_row, size.ws_col));
+            0
+        }
+        ([what], Err(error)) if what == "size" => fail("stty", error),
+        _ => fail("stty", "usage: stty size"),
+    }
+}
+
 /// `stress memory MIB` keeps that much memory in use; `stress cpu` keeps one core busy.
 pub(super) fn stress(arguments: &[String]) -> u8 {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use api::{ApiRequest, GroupVersionResource, ObjectKey, PatchType, RequestOptions, ResponseBody, Verb};
 use base64::Engine as _;
 use client::{Client, HttpTransport, Identity};
-use futures_util::StreamExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
@@ -381,13 +382,8 @@ impl Hosts {
     pub(crate) async fn exec(&self, name: &str, script: &str) -> (String, Value) {
         let script = script.replace(' ', "%20").replace(';', "%3B").replace('$', "%24");
         let script = script.replace('(', "%28").replace(')', "%29").replace('&', "%26").replace('>', "%3E");
-        let url = format!(
-            "wss://192.168.77.1:6443/api/v1/namespaces/default/pods/{name}/exec?command=sh&command=-c&command={script}&stdout=true&stderr=true"
-        );
-        let mut request = url.into_client_request().unwrap();
-        request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
-        let (mut socket, _) =
-            tokio_tungstenite::client_async(request, self.access.connect().await).await.unwrap();
+        let path = format!("{name}/exec?command=sh&command=-c&command={script}&stdout=true&stderr=true");
+        let mut socket = self.socket(&path, "v5.channel.k8s.io").await;
         let (mut output, mut status) = (String::new(), Value::Null);
         while let Some(Ok(message)) = socket.next().await {
             if let Message::Binary(data) = message {
@@ -399,6 +395,48 @@ impl Hosts {
             }
         }
         (output, status)
+    }
+
+    /// A WebSocket to a pod.
+    async fn socket(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+        let url = format!("wss://192.168.77.1:6443/api/v1/namespaces/default/pods/{path}");
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        tokio_tungstenite::client_async(request, self.access.connect().await).await.unwrap().0
+    }
+
+    /// Waits for a text in what a pod writes from now on.
+    pub(crate) async fn attach(&self, name: &str, want: &str) {
+        let mut socket = self.socket(&format!("{name}/attach?stdout=true"), "v5.channel.k8s.io").await;
+        let heard = async {
+            let mut output = String::new();
+            while !output.contains(want) {
+                let message = socket.next().await.expect("the container goes on").unwrap().into_data();
+                output.push_str(&String::from_utf8_lossy(&message[1..]));
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("no {want:?} from {name}"));
+    }
+
+    /// What a pod's web server answers through a forwarded port.
+    pub(crate) async fn forwarded(&self, name: &str, port: u16) -> String {
+        let path = format!("{name}/portforward?ports={port}");
+        let mut socket = self.socket(&path, "v4.channel.k8s.io").await;
+        let request = "\0GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+        socket.send(Message::Binary(request.into())).await.unwrap();
+        let mut channels = [Vec::new(), Vec::new()];
+        while let Some(Ok(Message::Binary(data))) = socket.next().await {
+            channels[usize::from(data[0])].extend_from_slice(&data[1..]);
+        }
+        let [data, error] = channels.map(|bytes| {
+            assert_eq!(bytes[..2], port.to_le_bytes(), "the port comes first");
+            String::from_utf8_lossy(&bytes[2..]).into_owned()
+        });
+        format!("{}{error}", data.split_once("\r\n\r\n").map_or("", |(_, body)| body))
     }
 }
 

@@ -107,6 +107,14 @@ async fn joining() {
         assert_eq!(status["details"]["causes"][0]["message"], "3", "{status}");
     }
 
+    step("ports are forwarded to, and output is heard from, either node");
+    for node in ["one", "two"] {
+        assert_eq!(two.forwarded(&format!("web-{node}"), 8080).await, format!("web-{node}\n"));
+        let refused = two.forwarded(&format!("web-{node}"), 9).await;
+        assert!(refused.starts_with(&format!("error forwarding port 9 to pod web-{node}")), "{refused}");
+        two.attach(&format!("client-{node}"), "web-two").await;
+    }
+
     step("an agent that starts again needs no token and finds its pods");
     let before = two.container("web-two").await;
     two.stop_agent(Host::Second);

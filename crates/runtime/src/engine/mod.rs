@@ -23,8 +23,8 @@ use crate::error::{During as _, RuntimeError};
 use crate::image::{ImageInfo, ImageStore};
 use crate::logs::now_nanos;
 use crate::spec::{
-    ContainerPlan, ContainerRecord, ContainerSpec, ContainerState, ContainerStatus, ExecResult, ExecSpec,
-    RuntimeEvent, RuntimeEventKind, SandboxPlan, SandboxStatus,
+    ContainerPlan, ContainerRecord, ContainerSpec, ContainerState, ContainerStatus, ContainerUsage,
+    ExecResult, ExecSpec, RuntimeEvent, RuntimeEventKind, SandboxPlan, SandboxStatus,
 };
 use crate::wire::{self, Reply, Request};
 pub(crate) use images::images_in_use;
@@ -171,6 +171,28 @@ impl Engine {
     /// Containers of all sandboxes, ended ones too until they are removed.
     pub fn list_containers(&self) -> Vec<ContainerStatus> {
         self.state().containers.values().map(|record| record.status.clone()).collect()
+    }
+
+    /// What each running container has used, by its id. Read from the control groups now.
+    ///
+    /// # Errors
+    /// When the machine's control groups can't be found.
+    pub async fn container_usage(&self) -> Result<Vec<(String, ContainerUsage)>, RuntimeError> {
+        let groups: Vec<(String, String)> = {
+            let state = self.state();
+            let running = state.containers.values().map(|record| &record.status);
+            let running = running.filter(|status| status.state == ContainerState::Running);
+            let group = |status: &ContainerStatus| {
+                let sandbox = state.sandboxes.get(&status.sandbox_id)?;
+                Some((status.id.clone(), format!("{}/{}", sandbox.plan.cgroup(), status.id)))
+            };
+            running.filter_map(group).collect()
+        };
+        blocking(move || {
+            let hierarchies = crate::cgroup::Hierarchies::detect()?;
+            Ok(groups.into_iter().map(|(id, group)| (id, hierarchies.group(&group).usage())).collect())
+        })
+        .await
     }
 
     /// Sandboxes until they are removed.
@@ -359,13 +381,13 @@ impl Engine {
         exec::streams(answer)
     }
 
-    /// Joins the streams of a container's first process: its output from now on, its input if it has one.
+    /// Joins the streams of a container's first process: its output from now on, its input if it has one and `stdin` says so.
     ///
     /// # Errors
     /// `Invalid` when the container doesn't run.
-    pub async fn attach(&self, id: &str) -> Result<ExecStreams, RuntimeError> {
+    pub async fn attach(&self, id: &str, stdin: bool) -> Result<ExecStreams, RuntimeError> {
         let sandbox_id = self.record(id)?.status.sandbox_id;
-        let answer = self.ask(&sandbox_id, Request::Attach { id: id.to_owned() }).await?;
+        let answer = self.ask(&sandbox_id, Request::Attach { id: id.to_owned(), stdin }).await?;
         exec::streams(answer)
     }
 }

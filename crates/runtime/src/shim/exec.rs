@@ -69,17 +69,23 @@ pub(super) fn start(
     Ok((pid, streams, [stdio.stdin, stdio.stdout, stdio.stderr, console].into_iter().flatten().collect()))
 }
 
-/// Gives out the first process's input and a copy of its output from now on. Sends the reply itself.
+/// Gives out the first process's input and a copy of its output from now on. Sends the reply itself. An input that is
+/// meant for one asker alone is given away: it ends when that one closes it.
 pub(super) fn attach(
-    container: &Container,
+    container: &mut Container,
     id: &str,
+    stdin: bool,
     connection: &UnixStream,
 ) -> Result<Purpose, RuntimeError> {
     if container.record.status.state != ContainerState::Running {
         return Err(RuntimeError::Invalid(format!("container {id} does not run")));
     }
     let copy = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 3);
-    let stdin = container.stdin.as_ref().map(copy).transpose()?;
+    let stdin = match stdin {
+        false => None,
+        true if container.plan.spec.stdin_once => container.stdin.take(),
+        true => container.stdin.as_ref().map(copy).transpose()?,
+    };
     let console = container.console.as_ref().map(copy).transpose()?;
     let pipe = |output: Output| -> Result<(Option<OwnedFd>, Option<OwnedFd>), RuntimeError> {
         if !container.outputs.iter().any(|(kind, _)| *kind == output) {

@@ -206,7 +206,9 @@ impl Shim {
                 wire::send(connection, &Reply::Streams(streams), &borrowed)?;
                 return Ok(Some(Purpose::Exec { pid }));
             }
-            Request::Attach { id } => return exec::attach(self.container(&id)?, &id, connection).map(Some),
+            Request::Attach { id, stdin } => {
+                return exec::attach(self.container(&id)?, &id, stdin, connection).map(Some);
+            }
             Request::Socket { ipv6 } => {
                 let socket = self.socket(ipv6)?;
                 wire::send(connection, &Reply::Socket, &[socket.as_fd()])?;
