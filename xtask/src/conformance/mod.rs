@@ -54,9 +54,8 @@ struct Subject {
 /// When something can't be built or started, or a test that must be green is not.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let module = root.join("tests/conformance");
-    let cache = Cache::open(&module)?;
     if arguments.first().is_some_and(|flag| flag == keeper::FLAG) {
-        return keeper::keep(&cache.dir, &arguments[1..]);
+        return keeper::keep(&Cache::open(&module)?.dir, &arguments[1..]);
     }
     let options = options::parse(arguments)?;
     if options.help {
@@ -66,6 +65,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     if options.fast {
         return run_fast(root);
     }
+    let cache = Cache::open(&module)?;
     let (all, archives) = {
         // one at a time builds, the others find it built
         let _lock = slot::lock(&cache.dir.join("build.lock"))?;

@@ -37,7 +37,7 @@ impl Cache {
 
     /// Of this version of the suite, if everything is built.
     pub(super) fn built(module: &Path) -> Result<Option<Self>> {
-        if ["XDG_CACHE_HOME", "HOME"].iter().all(|name| std::env::var_os(name).is_none()) {
+        if home().is_none() {
             return Ok(None);
         }
         let cache = Self::locate(module)?;
@@ -48,10 +48,10 @@ impl Cache {
         let file = module.join("go.mod");
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let version = suite_version(&text).context("go.mod does not require k8s.io/kubernetes")?.to_owned();
-        let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        let dir =
-            home.context("neither XDG_CACHE_HOME nor HOME is set")?.join("podium-conformance").join(&version);
+        let dir = home()
+            .context("neither XDG_CACHE_HOME nor HOME is set")?
+            .join("podium-conformance")
+            .join(&version);
         Ok(Self { dir, version })
     }
 
@@ -110,6 +110,12 @@ impl Cache {
         });
         format!("-s -w {}", stamps.join(" "))
     }
+}
+
+/// The user's folder for what can be made again; an empty variable is an unset one.
+fn home() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
 }
 
 fn suite_version(go_mod: &str) -> Option<&str> {
