@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -64,8 +64,14 @@ impl Pki {
         if !token_key.exists() {
             write_secret(&token_key, &KeyPair::generate()?.serialize_pem())?;
         }
+        let ca_pem = read(&cert)?;
+        ensure!(
+            days_left(&ca_pem)? >= 0,
+            "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
+            cert.display()
+        );
         Ok(Self {
-            ca_pem: read(&cert)?,
+            ca_pem,
             ca_key_pem: read(&key)?,
             service_account_key_pem: read(&token_key)?,
             dir: dir.to_owned(),
@@ -272,6 +278,39 @@ mod tests {
             let file = file.unwrap();
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
         }
+    }
+
+    #[test]
+    fn an_expired_and_a_nearly_expired_leaf_are_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        for days in [-10, 0, RENEW_DAYS] {
+            pki.client("admin", "admin", &[]).unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name = subject("admin", &[]);
+            validity(&mut params, days);
+            let key = KeyPair::generate().unwrap();
+            let authority = KeyPair::from_pem(&pki.ca_key_pem).unwrap();
+            let issuer = Issuer::from_ca_cert_pem(&pki.ca_pem, authority).unwrap();
+            let old = params.signed_by(&key, &issuer).unwrap().pem();
+            write_secret(&dir.path().join("admin.crt"), &old).unwrap();
+            let made = pki.client("admin", "admin", &[]).unwrap();
+            assert_ne!(made.cert_pem, old, "{days} days left");
+            assert!(days_left(&made.cert_pem).unwrap() > RENEW_DAYS);
+        }
+    }
+
+    #[test]
+    fn an_expired_authority_is_one_clear_line() {
+        let dir = tempfile::tempdir().unwrap();
+        Pki::open(dir.path()).unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        validity(&mut params, -10);
+        let old = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        write_secret(&dir.path().join("ca.crt"), &old).unwrap();
+        let error = Pki::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("has expired"), "{error}");
     }
 
     #[test]
