@@ -1,6 +1,8 @@
 //! The API's contract, checked over `ApiServer::call` with the embedded store, and once over TLS.
 
 #![allow(clippy::unwrap_used)] // tests: a failure here is a failed test
+// The layout of a test that has the whole server in it is deep.
+#![recursion_limit = "256"]
 
 mod binary;
 mod common;
