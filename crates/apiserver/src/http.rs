@@ -271,7 +271,8 @@ impl Conditional {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         parts.iter().for_each(|part| digest.update(part));
         let digest = digest.finish();
-        let tag = digest.as_ref().iter().fold(String::from("\""), |hex, byte| hex + &format!("{byte:02X}")) + "\"";
+        let tag =
+            digest.as_ref().iter().fold(String::from("\""), |hex, byte| hex + &format!("{byte:02X}")) + "\"";
         let same = self.known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
         let mut answer = encode(response, stop);
         set(&mut answer, http::header::ETAG, &tag);

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use api::{
     ApiRequest, ApiResponse, GroupVersionResource, LabelSelector, Object, ResponseBody, Status, Target, Verb,
 };
-use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -134,7 +133,7 @@ async fn summary(server: &ApiServer, node: &str) -> Result<Value, Status> {
     let mut bytes = Vec::new();
     let mut body = page.body;
     while let Some(piece) = body.try_next().await.map_err(Status::internal)? {
-        bytes.extend_from_slice(&Bytes::from(piece));
+        bytes.extend_from_slice(&piece);
         if bytes.len() > SUMMARY_LIMIT {
             return Err(Status::internal("statistics of a node are too long"));
         }

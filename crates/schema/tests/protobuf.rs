@@ -82,10 +82,10 @@ impl Maker<'_> {
 /// Into protobuf and back, from a tree and from text.
 fn there_and_back(table: &SchemaTable, ty: TypeId, api_version: &str, kind: &str, tree: &Value) -> Value {
     let (mut message, mut from_text) = (Vec::new(), Vec::new());
-    protobuf::encode_value(table, ty, tree, &mut message).unwrap();
-    protobuf::encode_json(table, ty, tree.to_string().as_bytes(), &mut from_text).unwrap();
+    protobuf::encode_value(table, ty, tree, &mut message).expect("encoded");
+    protobuf::encode_json(table, ty, tree.to_string().as_bytes(), &mut from_text).expect("encoded");
     assert_eq!(message, from_text);
-    protobuf::decode(table, ty, &protobuf::envelope(api_version, kind, &[&message])).unwrap()
+    protobuf::decode(table, ty, &protobuf::envelope(api_version, kind, &[&message])).expect("decoded")
 }
 
 #[test]

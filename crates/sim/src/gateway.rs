@@ -1,7 +1,7 @@
 //! No container can be reached in the simulator.
 
 use api::Status;
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
+use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use apiserver::NodeGateway;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -50,6 +50,10 @@ impl NodeGateway for NoContainers {
         _: &'a str,
         _: u16,
     ) -> BoxFuture<'a, Result<Connection, Status>> {
+        none()
+    }
+
+    fn page<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
         none()
     }
 }

@@ -188,10 +188,8 @@ fn published(schema: &Value, name: &KindName<'_>, base: &SchemaTable) -> Value {
     for field in ["apiVersion", "kind"] {
         properties.insert(field.into(), json!({"type": "string", "description": usual(field)}));
     }
-    properties.insert(
-        "metadata".into(),
-        json!({"allOf": [{"$ref": meta}], "description": usual("metadata")}),
-    );
+    properties
+        .insert("metadata".into(), json!({"allOf": [{"$ref": meta}], "description": usual("metadata")}));
     schema["properties"] = Value::Object(properties);
     schema["x-kubernetes-group-version-kind"] =
         json!([{"group": name.group, "version": name.version, "kind": name.kind}]);

@@ -26,7 +26,9 @@ mod watch;
 
 use std::sync::Arc;
 
-use api::{ApiRequest, ApiResponse, GroupVersionKind, GroupVersionResource, Object, ObjectKey, Status, Target, Verb};
+use api::{
+    ApiRequest, ApiResponse, GroupVersionKind, GroupVersionResource, Object, ObjectKey, Status, Target, Verb,
+};
 use futures_util::future::BoxFuture;
 use store::Store;
 
@@ -107,7 +109,8 @@ fn connect_options(kind: &GroupVersionKind, parameters: &[(String, String)]) -> 
     for (name, value) in parameters {
         let typed = match (name.as_str(), value.as_str()) {
             ("command", _) => {
-                let words = parameters.iter().filter(|(other, _)| other == name).map(|(_, word)| word.as_str());
+                let words =
+                    parameters.iter().filter(|(other, _)| other == name).map(|(_, word)| word.as_str());
                 words.collect()
             }
             ("stdin" | "stdout" | "stderr" | "tty", "1" | "true") => true.into(),

@@ -31,11 +31,11 @@ fn decoded(body: &[u8]) -> Value {
         ("meta.k8s.io", "PartialObjectMetadataList"),
         ("autoscaling", "Scale"),
     ];
-    let trees = known.into_iter().filter_map(|(group, kind)| {
+    let mut trees = known.into_iter().filter_map(|(group, kind)| {
         let tree = protobuf::decode(&table, table.kind(group, "v1", kind)?, body).ok()?;
         (tree["kind"] == kind).then_some(tree)
     });
-    trees.last().expect("one of the known kinds")
+    trees.next_back().expect("one of the known kinds")
 }
 
 async fn answer(response: Response<Incoming>) -> (StatusCode, Value) {

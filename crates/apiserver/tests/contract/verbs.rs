@@ -92,7 +92,8 @@ fn sample(kind: &str) -> Value {
         }
         "MutatingAdmissionPolicy" => {
             let labels = "Object{metadata: Object.metadata{labels: {'a': 'b'}}}";
-            let mutation = json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": labels}});
+            let mutation =
+                json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": labels}});
             json!({"spec": {"matchConstraints": nothing(), "reinvocationPolicy": "Never", "mutations": [mutation]}})
         }
         "ValidatingAdmissionPolicyBinding" => {

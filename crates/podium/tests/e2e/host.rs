@@ -52,9 +52,10 @@ pub(crate) fn pod_links() -> Vec<String> {
     links
 }
 
-/// Number of cgroup folders of this instance in the hierarchy that has most of them.
-pub(crate) fn cgroups(instance: &str) -> usize {
-    cgroup_roots(instance).iter().map(|root| count_folders(Path::new(root))).max().unwrap_or(0)
+/// Number of pods' cgroup folders of this instance in the hierarchy that has most of them; the folders of their quality
+/// of service classes stay.
+pub(crate) fn pod_cgroups(instance: &str) -> usize {
+    cgroup_roots(instance).iter().map(|root| count_pods(Path::new(root))).max().unwrap_or(0)
 }
 
 fn cgroup_roots(instance: &str) -> Vec<String> {
@@ -67,9 +68,12 @@ fn cgroup_roots(instance: &str) -> Vec<String> {
     roots
 }
 
-fn count_folders(root: &Path) -> usize {
-    let children = fs::read_dir(root).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
-    1 + children.map(|child| count_folders(&child.path())).sum::<usize>()
+fn count_pods(folder: &Path) -> usize {
+    let children = fs::read_dir(folder).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    let is_pod = |name: &str| ["pod", "shim-"].iter().any(|prefix| name.starts_with(prefix));
+    children
+        .map(|child| usize::from(is_pod(&child.file_name().to_string_lossy())) + count_pods(&child.path()))
+        .sum()
 }
 
 /// Everything of an instance that is still on the host.

@@ -127,7 +127,7 @@ async fn main_job() {
     cluster.eventually("no namespace", async |c| !c.namespace_exists(NAMESPACE).await).await;
     cluster
         .eventually("no pod on the host", async |c| {
-            host::pod_links().is_empty() && host::cgroups(&c.instance) <= 1
+            host::pod_links().is_empty() && host::pod_cgroups(&c.instance) == 0
         })
         .await;
 

@@ -60,7 +60,7 @@ fn next_frame<R: Read>(stream: &mut Stream<R>) -> io::Result<bool> {
         if stream.fill_buf()?.is_empty() {
             return Ok(false);
         }
-        if !stream.buffer().get(1..4).is_some_and(|rest| rest == SKIPPABLE) {
+        if stream.buffer().get(1..4).is_none_or(|rest| rest != SKIPPABLE) {
             return Ok(true);
         }
         let mut header = [0; 8];

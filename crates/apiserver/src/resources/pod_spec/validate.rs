@@ -122,7 +122,9 @@ fn security_context(spec: &At<'_>, e: &mut Errors) {
 fn sysctl_name(text: &str) -> Vec<String> {
     let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let part = |part: &str| {
-        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-' || c == '_')
+        part.starts_with(edge)
+            && part.ends_with(edge)
+            && part.chars().all(|c| edge(c) || c == '-' || c == '_')
     };
     if text.len() <= 253 && text.split(['.', '/']).all(part) {
         return Vec::new();

@@ -250,7 +250,7 @@ async fn layers_keep_the_manifests_order_and_a_second_pull_fetches_none() {
     let spec = spec(&registry, "team/app:1");
     let info = place.pull(spec.clone()).await.unwrap();
     assert_eq!(info.cmd, ["/a"]);
-    assert_eq!(info.repo_tags, [spec.reference.clone()]);
+    assert_eq!(info.repo_tags, std::slice::from_ref(&spec.reference));
     assert_eq!(info.repo_digests, [format!("{}/team/app@{digest}", registry.address)]);
     assert_eq!(place.files(&spec.reference), ["a", "b", "c", "d", "e"]);
 
