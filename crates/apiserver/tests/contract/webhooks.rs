@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use store::Store as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -47,7 +46,7 @@ impl Server {
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (handler, log): (Arc<Handler>, _) = (Arc::new(handler), Arc::clone(&seen));
@@ -306,6 +305,14 @@ async fn selectors_dry_runs_and_streams() {
     );
 }
 
+/// The source address of the default route; connecting a UDP socket sends nothing.
+fn address_of_this_machine() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.254:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_are_resolved_and_scales_are_shown_as_such() {
     let f = Fixture::new().await;
@@ -331,14 +338,16 @@ async fn services_are_resolved_and_scales_are_shown_as_such() {
     };
     let refused = f.json(scale(5)).await.unwrap_err().message;
     assert!(refused.contains("no endpoints available for service"), "{refused}");
-    // No client may name a loopback address as an endpoint, so that the slice goes into the store by another way.
+    // An endpoint on loopback is refused: the server would be made to call itself.
+    let Some(own) = address_of_this_machine() else {
+        println!("skipped: this machine has no address but loopback");
+        return;
+    };
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "s", "namespace": "n", "labels": {"kubernetes.io/service-name": "hook"}},
         "addressType": "IPv4", "ports": [{"name": "x", "port": server.address.port()}],
-        "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]});
-    let key = "/registry/discovery.k8s.io/endpointslices/n/s".to_owned();
-    let ops = vec![(key, store::Op::Put(slice.to_string().into()))];
-    f.store.commit(store::Txn { ops, ..store::Txn::default() }).await.unwrap();
+        "endpoints": [{"addresses": [own], "conditions": {"ready": true}}]});
+    f.create(&at("discovery.k8s.io", "endpointslices", "n"), slice).await.unwrap();
     let scaled = f.json(scale(5)).await.unwrap();
     assert_eq!(scaled["spec"]["replicas"], 2);
     let seen = server.last();

@@ -364,21 +364,14 @@ impl Shim {
             return Ok(());
         }
         match self.waiters.swap_remove(index).purpose {
-            Purpose::Watch => Ok(()),
+            // Input that is given once went along with its client.
+            Purpose::Watch | Purpose::Attach { .. } => Ok(()),
             // The command has its own session: all of it goes.
             Purpose::Exec { pid } => {
                 sys::kill(-pid.as_raw_nonzero().get(), libc::SIGKILL)?;
                 sys::kill(pid.as_raw_nonzero().get(), libc::SIGKILL)
             }
             .map_err(RuntimeError::from),
-            Purpose::Attach { id, .. } => {
-                if let Some(container) = self.containers.get_mut(&id)
-                    && container.plan.spec.stdin_once
-                {
-                    container.stdin = None;
-                }
-                Ok(())
-            }
         }
     }
 
