@@ -86,7 +86,7 @@ impl Piece {
         Self {
             shape,
             paths: parts(&document["paths"], path_item, encode_path_item),
-            definitions: parts(&document["components"]["schemas"], schema, encode_schema),
+            definitions: parts(&document["components"]["schemas"], definition, encode_schema),
         }
     }
 }
@@ -142,6 +142,19 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
+/// Marks a schema that keeps fields it doesn't name.
+const OPEN: &str = "x-kubernetes-preserve-unknown-fields";
+
+/// A kind's schema. One that keeps unknown fields is published as a bare object: clients of v2 would refuse what it
+/// doesn't name.
+fn definition(value: &Value) -> Value {
+    const KIND: &str = "x-kubernetes-group-version-kind";
+    if value.get(KIND).is_some() && value[OPEN] == true {
+        return json!({"type": "object", KIND: value[KIND]});
+    }
+    schema(value)
+}
+
 /// A v3 schema as a v2 schema.
 fn schema(value: &Value) -> Value {
     let Value::Object(map) = value else {
@@ -171,6 +184,11 @@ fn schema(value: &Value) -> Value {
                 out.insert(key.clone(), schema(value));
             }
         }
+    }
+    if out.get(OPEN) == Some(&Value::Bool(true)) {
+        out.remove("properties");
+        out.remove("items");
+        out.retain(|key, value| key != "type" || !matches!(value.as_str(), Some("object" | "array")));
     }
     Value::Object(out)
 }
@@ -360,4 +378,21 @@ fn encode_schema(schema: &Value) -> Message {
         .made(23, &schema["items"], one)
         .made(25, &schema["properties"], properties)
         .extensions(31, schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_unknown_fields_names_none() {
+        let inner = json!({"type": "object", "description": "d", OPEN: true, "properties": {"a": {"type": "string"}}});
+        let gvk = json!([{"group": "g", "version": "v1", "kind": "K"}]);
+        let closed =
+            json!({"type": "object", "x-kubernetes-group-version-kind": gvk, "properties": {"spec": inner}});
+        assert_eq!(definition(&closed)["properties"]["spec"], json!({"description": "d", OPEN: true}));
+        let mut open = closed;
+        open[OPEN] = true.into();
+        assert_eq!(definition(&open), json!({"type": "object", "x-kubernetes-group-version-kind": gvk}));
+    }
 }
