@@ -215,7 +215,13 @@ impl ImageStore {
         let Some(id) = self.resolve(reference)? else { return Ok(()) };
         let mut known = self.names()?.ids.clone();
         let name = reference::normalise(reference).ok().filter(|name| known.contains_key(name));
-        let others = known.iter().filter(|(other, of)| **of == id && Some(*other) != name.as_ref()).count();
+        // the name by digest came along with the tag
+        let comes_along = |other: &str| {
+            let tag = name.as_deref().filter(|name| !name.contains('@'));
+            other.contains('@') && tag.map(reference::repository) == Some(reference::repository(other))
+        };
+        let remaining = known.iter().filter(|(other, of)| **of == id && Some(*other) != name.as_ref());
+        let others = remaining.filter(|(other, _)| !comes_along(other)).count();
         let goes = name.is_none() || others == 0;
         if goes && in_use.contains(&id) {
             return Err(RuntimeError::Invalid(format!("image {reference} is in use by a container")));

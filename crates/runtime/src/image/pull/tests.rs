@@ -261,6 +261,8 @@ async fn layers_keep_the_manifests_order_and_a_second_pull_fetches_none() {
     let by_digest = PullSpec { reference: info.repo_digests[0].clone(), ..spec.clone() };
     assert_eq!(place.pull(by_digest).await.unwrap().id, info.id);
     registry.add("1", &layers[..2], false);
+    place.store.remove(&spec.reference, &[]).unwrap();
+    assert_eq!(place.store.list().unwrap(), [], "the name by digest goes with the tag");
     assert_ne!(place.pull(spec.clone()).await.unwrap().id, info.id);
     assert_eq!(place.files(&spec.reference), ["a", "b"]);
 }
