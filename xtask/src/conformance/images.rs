@@ -199,8 +199,9 @@ fn busybox(root: &Path) -> Result<Image> {
         image.link(&format!("bin/{name}"), "/bin/busybox");
     }
     image.program("bin/busybox", &program);
-    // busybox' own shell of this version drops variables whose names aren't a shell's, which the published one keeps
-    image.link("bin/sh", "bash");
+    // The published shell keeps variables whose names aren't a shell's; busybox' of this version drops them, but it has the
+    // published one's messages. So `sh` in PATH is another than /bin/sh.
+    image.link("usr/bin/sh", "/bin/bash");
     add(&mut image, root, SHELL)?;
     image.text("etc/passwd", PASSWD);
     image.text("etc/group", GROUP);
@@ -219,6 +220,8 @@ fn busybox(root: &Path) -> Result<Image> {
 /// Busybox and the network tools with their libraries.
 fn tools(root: &Path) -> Result<Image> {
     let mut image = busybox(root)?;
+    // the shell of busybox prefers its own applets to the programs in PATH, such as nc
+    image.link("bin/sh", "bash");
     add(&mut image, root, TOOLS)?;
     Ok(image)
 }
