@@ -22,6 +22,7 @@ mod connect;
 mod custom;
 pub mod discovery;
 mod documents;
+mod gateway;
 mod housekeeping;
 mod http;
 mod metrics;
@@ -40,5 +41,6 @@ mod usage;
 mod watch_cache;
 
 pub use documents::GIT_VERSION;
+pub use gateway::{NoNodes, NodeGateway};
 pub use resource::UserInfo;
-pub use server::{ApiServer, NodeGateway, OpenError, ServerConfig};
+pub use server::{ApiServer, OpenError, ServerConfig};

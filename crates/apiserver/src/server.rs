@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{ApiRequest, ApiResponse, SchemaTable, Status};
 use futures_util::future::BoxFuture;
 use store::Store;
@@ -12,6 +11,7 @@ use crate::admission::Admission;
 use crate::authn::jose::JoseError;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
+use crate::gateway::NodeGateway;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Incoming, Outcome};
 use crate::registry::Registry;
@@ -38,48 +38,6 @@ pub struct ServerConfig {
     pub client_ca_pem: String,
     /// How to reach containers.
     pub gateway: Arc<dyn NodeGateway>,
-}
-
-/// The way to the node agents: logs and streams of containers.
-pub trait NodeGateway: Send + Sync {
-    /// Log of a container; with `follow` it ends when the container does.
-    fn logs<'a>(
-        &'a self,
-        node: &'a str,
-        namespace: &'a str,
-        pod: &'a str,
-        options: LogOptions,
-    ) -> BoxFuture<'a, Result<ByteStream, Status>>;
-
-    /// Runs a command in a container.
-    fn exec<'a>(
-        &'a self,
-        node: &'a str,
-        namespace: &'a str,
-        pod: &'a str,
-        options: ExecOptions,
-    ) -> BoxFuture<'a, Result<ExecSession, Status>>;
-
-    /// Joins the streams of a container's own process.
-    fn attach<'a>(
-        &'a self,
-        node: &'a str,
-        namespace: &'a str,
-        pod: &'a str,
-        options: ExecOptions,
-    ) -> BoxFuture<'a, Result<ExecSession, Status>>;
-
-    /// Connects to a port of a pod, as seen from inside it.
-    fn connect<'a>(
-        &'a self,
-        node: &'a str,
-        namespace: &'a str,
-        pod: &'a str,
-        port: u16,
-    ) -> BoxFuture<'a, Result<Connection, Status>>;
-
-    /// Reads one of a node's own pages: health, metrics, statistics, logs. `target` is a path and perhaps a query.
-    fn page<'a>(&'a self, node: &'a str, target: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>>;
 }
 
 /// Why the server could not be opened.

@@ -23,6 +23,7 @@ mod query;
 pub mod queue;
 pub mod recorder;
 pub mod runner;
+pub mod tls;
 
 pub use client::{Client, Transport};
 pub use clock::{Clock, SystemClock, spawn};

@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions, NodeAnswer};
 use api::{
     ApiRequest, ApiResponse, GroupVersionResource, ObjectKey, PatchType, RequestOptions, Status, Verb,
 };
-use apiserver::{ApiServer, NodeGateway, ServerConfig, UserInfo};
+use apiserver::{ApiServer, NoNodes, ServerConfig, UserInfo};
 use client::{Client, Transport};
-use futures_util::FutureExt;
+
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -21,58 +20,6 @@ struct Local(Arc<ApiServer>, UserInfo);
 impl Transport for Local {
     fn call(&self, request: ApiRequest) -> BoxFuture<'_, Result<ApiResponse, Status>> {
         self.0.call(&self.1, request)
-    }
-}
-
-struct NoNodes;
-
-fn no_nodes<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
-    async { Err(Status::unavailable("there are no nodes")) }.boxed()
-}
-
-impl NodeGateway for NoNodes {
-    fn logs<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-        _: LogOptions,
-    ) -> BoxFuture<'a, Result<ByteStream, Status>> {
-        no_nodes()
-    }
-
-    fn exec<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-        _: ExecOptions,
-    ) -> BoxFuture<'a, Result<ExecSession, Status>> {
-        no_nodes()
-    }
-
-    fn attach<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-        _: ExecOptions,
-    ) -> BoxFuture<'a, Result<ExecSession, Status>> {
-        no_nodes()
-    }
-
-    fn connect<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-        _: u16,
-    ) -> BoxFuture<'a, Result<Connection, Status>> {
-        no_nodes()
-    }
-
-    fn page<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<NodeAnswer, Status>> {
-        no_nodes()
     }
 }
 

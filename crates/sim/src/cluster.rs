@@ -10,7 +10,6 @@ use store::{HistoryBudget, InlineStore, Options, Store, WatchItem};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::SimClock;
-use crate::gateway::NoContainers;
 use crate::observer::Observer;
 use crate::random::Random;
 
@@ -167,6 +166,6 @@ fn config(token_key: &str) -> ServerConfig {
         service_account_key_pem: token_key.into(),
         root_ca_pem: "simulated".into(),
         client_ca_pem: "simulated".into(),
-        gateway: Arc::new(NoContainers),
+        gateway: Arc::new(apiserver::NoNodes),
     }
 }

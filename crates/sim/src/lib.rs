@@ -25,7 +25,6 @@ mod check;
 mod clock;
 mod cluster;
 mod faults;
-mod gateway;
 mod node;
 mod observer;
 mod random;

@@ -239,9 +239,9 @@ async fn probes_decide_readiness_and_restart() {
     world.api.put("pods", pod("b", json!({"livenessProbe": probe})));
     let running = world.running("a").await;
     assert_eq!(running["status"]["containerStatuses"][0]["ready"], false);
+    world.api.until("restarted", |api| status(api, "b")["containerStatuses"][0]["restartCount"] == 1).await;
     world.runtime.set_exec_code("main", 0);
     world.api.until("ready", |api| status(api, "a")["containerStatuses"][0]["ready"] == true).await;
-    world.api.until("restarted", |api| status(api, "b")["containerStatuses"][0]["restartCount"] == 1).await;
     assert_eq!(status(&world.api, "a")["containerStatuses"][0]["restartCount"], 0);
 }
 

@@ -19,10 +19,8 @@ use futures_util::future::BoxFuture;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use rcgen::KeyPair;
 use ring::digest;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -138,12 +136,7 @@ async fn find_authority(server: &str, wanted: &str) -> Result<String> {
     let authority = authority.trim_end_matches('/');
     let host = authority.rsplit_once(':').context("the server must be https://HOST:PORT")?.0;
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).context("malformed host")?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OnlyLook(provider)))
-        .with_no_client_auth();
+    let config = client::tls::any_server()?;
     let connect = async {
         let tcp = TcpStream::connect(authority).await?;
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await
@@ -162,45 +155,6 @@ fn to_pem(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|l| std::str::from_utf8(l).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-/// Accepts any certificate, for a connection over which nothing is sent and nothing but the chain is learned.
-#[derive(Debug)]
-struct OnlyLook(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for OnlyLook {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// What a certificate is for.
