@@ -11,6 +11,7 @@
 //!
 //! Invariant: `names.json` is only replaced whole and by the holder of the lock; readers read it again when it changed.
 
+mod anybody;
 mod builtin;
 mod elf;
 mod import;
@@ -20,6 +21,7 @@ mod manifest;
 mod pull;
 mod reference;
 mod registries;
+mod registry;
 mod tree;
 mod zstd;
 

@@ -14,12 +14,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol,
-};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
 use ring::digest::{SHA256, digest};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, watch};
@@ -28,23 +22,17 @@ use tokio::task::JoinSet;
 use super::ingest::{Ingest, digest_of};
 use super::manifest::{ConfigFile, Descriptor, Index, MAX_DOCUMENT_BYTES, Manifest};
 use super::registries::{Credential, Endpoint, Registries};
+use super::registry::{Blob, Registry};
 use super::{ImageInfo, ImageStore, StoredImage, reference};
 use crate::error::{During as _, RuntimeError};
 
-const MANIFEST_TYPES: &[&str] = &[
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 /// Layers of one image that are fetched at a time.
 const PARALLEL_LAYERS: usize = 3;
 /// Broken transfers of one blob in a row that bring nothing new.
 const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest silence within a transfer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to pull, and as whom.
 #[derive(Clone, Debug, Default)]
@@ -67,9 +55,11 @@ pub struct PullProgress {
 
 /// One pull from one endpoint as one user.
 struct Session {
-    client: Client,
-    auth: RegistryAuth,
-    image: oci_client::Reference,
+    registry: Registry,
+    /// The image's name, for people.
+    image: String,
+    /// Tag or digest.
+    version: String,
     ingest: Arc<Ingest>,
     slots: Semaphore,
     progress: watch::Sender<PullProgress>,
@@ -87,18 +77,19 @@ impl ImageStore {
         if let Some(found) = self.imported(&name)? {
             return Ok(found);
         }
-        let (registry, repository) = name.split_once('/').unwrap_or_default();
+        let (registry, path) = name.split_once('/').unwrap_or_default();
         if registry == "podium.local" {
             return Err(RuntimeError::NotFound(format!("image {name}: podium.local is no registry")));
         }
-        let repository = reference::repository(repository);
+        let repository = reference::repository(path);
         let mut last = RuntimeError::NotFound(format!("image {name}: no endpoint"));
         for endpoint in spec.registries.endpoints(registry)? {
-            for auth in identities(&endpoint, &spec.credentials) {
+            for credential in identities(&endpoint, &spec.credentials) {
                 let session = Session {
-                    client: connect(&endpoint)?,
-                    auth,
-                    image: target(&endpoint, &name),
+                    registry: Registry::new(&endpoint, repository, credential)?,
+                    image: format!("{}/{path}", endpoint.host),
+                    // what was cut off begins with ':' or '@'
+                    version: path.get(repository.len() + 1..).unwrap_or_default().to_owned(),
                     ingest: Arc::clone(&ingest),
                     slots: Semaphore::new(PARALLEL_LAYERS),
                     progress: progress.clone(),
@@ -151,7 +142,7 @@ impl Session {
         name: &str,
         repository: &str,
     ) -> Result<ImageInfo, RuntimeError> {
-        let (mut bytes, top) = self.manifest(&self.image).await?;
+        let (mut bytes, top) = self.manifest(&self.version).await?;
         let shape: Descriptor = serde_json::from_value(serde_json::json!({
             "digest": top,
             "mediaType": parse::<serde_json::Value>(&bytes, "manifest")?["mediaType"].as_str().unwrap_or_default(),
@@ -160,8 +151,7 @@ impl Session {
         let is_index = shape.is_index() || parse::<Manifest>(&bytes, "manifest").is_err();
         if is_index {
             let index: Index = parse(&bytes, "index")?;
-            let child = self.image.clone_with_digest(index.ours()?.digest.clone());
-            bytes = self.manifest(&child).await?.0;
+            bytes = self.manifest(&index.ours()?.digest).await?.0;
         }
         let manifest: Manifest = parse(&bytes, "manifest")?;
         let config_bytes = self.document(&manifest.config).await?;
@@ -181,18 +171,20 @@ impl Session {
     }
 
     /// The bytes of a manifest and their digest, which is the one asked for if one was.
-    async fn manifest(&self, image: &oci_client::Reference) -> Result<(Vec<u8>, String), RuntimeError> {
-        let pulled = self.client.pull_manifest_raw(image, &self.auth, MANIFEST_TYPES).await;
-        let (bytes, _) = pulled.map_err(|error| explain(image, &error))?;
-        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
-            return Err(RuntimeError::Invalid(format!("the manifest of {image} is too big")));
-        }
+    async fn manifest(&self, version: &str) -> Result<(Vec<u8>, String), RuntimeError> {
+        let bytes = self.registry.manifest(version, MANIFEST_TYPES).await.map_err(|e| self.explain(e))?;
         let found = sha256(&bytes);
-        match image.digest() {
-            Some(wanted) if wanted != found => {
-                Err(RuntimeError::Other(format!("the manifest of {image} has the content of {found}")))
-            }
-            _ => Ok((bytes.to_vec(), found)),
+        if reference::is_digest(version) && version != found {
+            let text = format!("the manifest of {} has the content of {found}", self.image);
+            return Err(RuntimeError::Other(text));
+        }
+        Ok((bytes.to_vec(), found))
+    }
+
+    fn explain(&self, error: RuntimeError) -> RuntimeError {
+        match error {
+            RuntimeError::NotFound(text) => RuntimeError::NotFound(format!("{}: {text}", self.image)),
+            other => RuntimeError::Other(format!("{}: {other}", self.image)),
         }
     }
 
@@ -201,10 +193,9 @@ impl Session {
         if !reference::is_digest(&wanted.digest) {
             return Err(RuntimeError::Invalid(format!("{:?} is no supported digest", wanted.digest)));
         }
-        let response = self.client.pull_blob_stream(&self.image, &wanted.digest.as_str()).await;
-        let mut stream = response.map_err(|error| explain(&self.image, &error))?.stream;
+        let mut blob = self.registry.blob(&wanted.digest, 0).await.map_err(|e| self.explain(e))?;
         let mut bytes = Vec::new();
-        while let Some(part) = stream.next().await {
+        while let Some(part) = blob.next().await {
             bytes.extend_from_slice(&part.during(|| format!("cannot fetch {}", wanted.digest))?);
             if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
                 return Err(RuntimeError::Invalid(format!("{} is too big", wanted.digest)));
@@ -305,38 +296,27 @@ impl Session {
         if have == layer.size && have > 0 {
             return Ok(());
         }
-        let digest = layer.digest.as_str();
-        let response = if have == 0 {
-            self.client.pull_blob_stream(&self.image, &digest).await.map(BlobResponse::Full)
-        } else {
-            self.client.pull_blob_stream_partial(&self.image, &digest, have, None).await
-        };
-        let mut stream = match response.map_err(|error| explain(&self.image, &error))? {
-            BlobResponse::Partial(stream) => stream,
-            BlobResponse::Full(stream) => {
-                file.set_len(0).await?;
-                have = 0;
-                stream
-            }
-        };
-        let copied = self.copy(&mut stream, &mut file, layer, have).await;
+        let blob = self.registry.blob(&layer.digest, have).await;
+        let mut blob = blob.map_err(|error| self.explain(error))?;
+        if !blob.is_part {
+            file.set_len(0).await?;
+            have = 0;
+        }
+        let copied = self.copy(&mut blob, &mut file, layer, have).await;
         // what has come counts, however the transfer ended
         file.flush().await?;
         copied
     }
 
-    async fn copy<S>(
+    async fn copy(
         &self,
-        stream: &mut S,
+        blob: &mut Blob,
         file: &mut tokio::fs::File,
         layer: &Descriptor,
         mut have: u64,
-    ) -> Result<(), RuntimeError>
-    where
-        S: Stream<Item = Result<bytes::Bytes, std::io::Error>> + Unpin,
-    {
+    ) -> Result<(), RuntimeError> {
         let digest = layer.digest.as_str();
-        while let Some(part) = stream.next().await {
+        while let Some(part) = blob.next().await {
             let part = part.during(|| format!("cannot fetch {digest}"))?;
             have += part.len() as u64;
             if have > layer.size {
@@ -357,84 +337,10 @@ impl Session {
 }
 
 /// As whom to ask an endpoint: the machine's own credential, the pod's on the image's own registry, else nobody.
-fn identities(endpoint: &Endpoint, credentials: &[Credential]) -> Vec<RegistryAuth> {
+fn identities(endpoint: &Endpoint, credentials: &[Credential]) -> Vec<Option<Credential>> {
     let pods = credentials.iter().filter(|_| endpoint.is_origin);
-    let all: Vec<RegistryAuth> = endpoint
-        .auth
-        .iter()
-        .chain(pods)
-        .map(|one| match one.username.as_str() {
-            "" => RegistryAuth::Bearer(one.password.clone()),
-            name => RegistryAuth::Basic(name.to_owned(), one.password.clone()),
-        })
-        .collect();
-    if all.is_empty() { vec![RegistryAuth::Anonymous] } else { all }
-}
-
-fn connect(endpoint: &Endpoint) -> Result<Client, RuntimeError> {
-    // several parts of the program may be first to need one
-    if rustls::crypto::CryptoProvider::get_default().is_none()
-        && rustls::crypto::ring::default_provider().install_default().is_err()
-    {
-        tracing::trace!("another thread installed the TLS provider");
-    }
-    let authority = endpoint.tls.ca_file.as_ref().map(|path| {
-        let data = std::fs::read(path).during(|| format!("cannot read {}", path.display()))?;
-        Ok::<_, RuntimeError>(Certificate { encoding: CertificateEncoding::Pem, data })
-    });
-    let config = ClientConfig {
-        protocol: if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-        extra_root_certificates: authority.transpose()?.into_iter().collect(),
-        // plain HTTP proves nothing either, and a machine without authorities must be able to use it
-        accept_invalid_certificates: endpoint.tls.insecure_skip_verify || endpoint.plain_http,
-        connect_timeout: Some(CONNECT_TIMEOUT),
-        read_timeout: Some(READ_TIMEOUT),
-        user_agent: concat!("podium/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    };
-    Client::try_from(config).during(|| format!("cannot speak to {}", endpoint.host))
-}
-
-/// The image as the endpoint knows it.
-fn target(endpoint: &Endpoint, name: &str) -> oci_client::Reference {
-    let path = name.split_once('/').map_or(name, |(_, path)| path);
-    let repository = reference::repository(path);
-    // what was cut off begins with ':' or '@'
-    let version = path.get(repository.len() + 1..).unwrap_or_default().to_owned();
-    let (host, repository) = (endpoint.host.clone(), repository.to_owned());
-    if reference::is_digest(&version) {
-        oci_client::Reference::with_digest(host, repository, version)
-    } else {
-        oci_client::Reference::with_tag(host, repository, version)
-    }
-}
-
-fn explain(image: &oci_client::Reference, error: &OciDistributionError) -> RuntimeError {
-    use OciDistributionError::{ImageManifestNotFoundError, RegistryError, ServerError};
-    let missing = match error {
-        ImageManifestNotFoundError(_) | ServerError { code: 404, .. } => true,
-        RegistryError { envelope, .. } => envelope.errors.iter().any(|one| {
-            matches!(
-                one.code,
-                OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::BlobUnknown
-            )
-        }),
-        _ => false,
-    };
-    if missing {
-        return RuntimeError::NotFound(format!("{image}: not found"));
-    }
-    // the outermost text of a transport error says only that one happened
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    RuntimeError::Other(format!("{image}: {text}"))
+    let all: Vec<_> = endpoint.auth.iter().chain(pods).cloned().map(Some).collect();
+    if all.is_empty() { vec![None] } else { all }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, RuntimeError> {

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper_util::rt::TokioIo;
@@ -82,21 +83,25 @@ impl Registry {
         };
         let layers: Vec<_> = layers.iter().map(|(_, packed)| describe(packed)).collect();
         let manifest = json!({"schemaVersion": 2, "config": describe(&config), "layers": layers});
-        let mut top = (MANIFEST_TYPES[1].to_owned(), manifest.to_string().into_bytes());
+        let mut top = (media_type(1), manifest.to_string().into_bytes());
         if in_index {
             let digest = sha256(&top.1);
             state.manifests.insert(digest.clone(), top);
-            let index = json!({"schemaVersion": 2, "mediaType": MANIFEST_TYPES[0], "manifests": [
+            let index = json!({"schemaVersion": 2, "mediaType": media_type(0), "manifests": [
                 {"digest": format!("sha256:{}", "0".repeat(64)), "platform": {"os": "other", "architecture": "no"}},
                 {"digest": digest, "platform": {"os": "linux", "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }}},
             ]});
-            top = (MANIFEST_TYPES[0].to_owned(), index.to_string().into_bytes());
+            top = (media_type(0), index.to_string().into_bytes());
         }
         let digest = sha256(&top.1);
         state.manifests.insert(digest.clone(), top.clone());
         state.manifests.insert(tag.to_owned(), top);
         digest
     }
+}
+
+fn media_type(number: usize) -> String {
+    MANIFEST_TYPES.split(", ").nth(number).unwrap().to_owned()
 }
 
 fn full(bytes: Vec<u8>) -> Body {
