@@ -3,14 +3,21 @@
 //! Invariants: only groups that this crate made are written to or removed, but for the root of v2, where controllers that
 //! nobody has switched on for the groups below are switched on, and stay so; no controller is moved between versions.
 
+mod devices;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use std::os::fd::AsFd as _;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{During as _, RuntimeError};
 use crate::spec::{ContainerUsage, Resources};
+use crate::sys;
 
 /// v1 controllers a container joins where they are mounted.
 const V1_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "freezer"];
@@ -71,6 +78,11 @@ impl Hierarchies {
         self.0.iter().all(|h| h.controllers.is_empty())
     }
 
+    /// Lets groups right below the root of v2 use its controllers.
+    pub(crate) fn offer_controllers(&self) {
+        self.0.iter().filter(|h| h.controllers.is_empty()).for_each(|h| offer_controllers(&h.mount));
+    }
+
     pub(crate) fn group(&self, path: &str) -> Group {
         Group { hierarchies: self.clone(), path: path.trim_matches('/').to_owned() }
     }
@@ -84,6 +96,13 @@ impl Hierarchies {
     pub(crate) fn v2_folder(&self, group: &str) -> Option<PathBuf> {
         self.0.iter().find(|h| h.controllers.is_empty()).map(|h| h.mount.join(group))
     }
+}
+
+fn enter(hierarchy: &Hierarchy, folder: &Path) -> Result<(), RuntimeError> {
+    // In v1 a thread that moves itself waits for nobody, unlike a process.
+    let file = if hierarchy.controllers.is_empty() { "cgroup.procs" } else { "tasks" };
+    let file = folder.join(file);
+    fs::write(&file, "0").during(|| format!("cannot enter {}", file.display()))
 }
 
 /// Lets the groups below the root use its controllers. systemd does so by itself; on a machine without it nobody has.
@@ -125,10 +144,7 @@ impl Group {
 
     /// Makes the group in every hierarchy; its parents too.
     pub(crate) fn create(&self) -> Result<(), RuntimeError> {
-        for (hierarchy, folder) in self.folders() {
-            if hierarchy.controllers.is_empty() {
-                offer_controllers(&hierarchy.mount);
-            }
+        for (_, folder) in self.folders() {
             fs::create_dir_all(&folder)
                 .during(|| format!("cannot make control group {}", folder.display()))?;
         }
@@ -145,13 +161,28 @@ impl Group {
         }
     }
 
-    /// Moves the calling process in.
+    /// Moves the calling process in, which must have one thread.
     pub(crate) fn enter(&self) -> Result<(), RuntimeError> {
-        for (_, folder) in self.folders() {
-            let procs = folder.join("cgroup.procs");
-            fs::write(&procs, "0").during(|| format!("cannot enter {}", procs.display()))?;
+        self.folders().try_for_each(|(hierarchy, folder)| enter(hierarchy, &folder))
+    }
+
+    /// Forks a child that goes on in this group; it gets the outcome of its entering. As for [`sys::fork`].
+    pub(crate) fn fork(&self, child: impl FnOnce(Result<(), RuntimeError>)) -> io::Result<Pid> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let v2 = self.v2().and_then(|folder| rustix::fs::open(folder, flags, Mode::empty()).ok());
+        // Born inside, a child need not move there, for which the kernel would wait for all forks and exits.
+        let born_inside = v2.as_ref().map(|folder| sys::fork_into(Some(folder.as_fd())));
+        let (forked, inside) = match born_inside {
+            Some(Ok(forked)) => (forked, true),
+            // kernels before 5.7, and what else keeps a child from being born there: entering tells
+            Some(Err(_)) | None => (sys::fork()?, false),
+        };
+        if let Some(pid) = forked {
+            return Ok(pid);
         }
-        Ok(())
+        let mut left = self.folders().filter(|(hierarchy, _)| !(inside && hierarchy.controllers.is_empty()));
+        child(left.try_for_each(|(hierarchy, folder)| enter(hierarchy, &folder)));
+        std::process::exit(128)
     }
 
     /// Applies limits; returns what the machine has no controller for.
@@ -182,28 +213,16 @@ impl Group {
         Ok(notes)
     }
 
-    /// Denies all devices but the standard ones, where the v1 controller exists.
-    pub(crate) fn restrict_devices(&self) -> Result<Option<String>, RuntimeError> {
-        let Some(folder) = self.v1("devices") else {
-            return Ok(Some("device access is not restricted by a control group".into()));
-        };
-        let allowed = [
-            "c *:* m",
-            "b *:* m",
-            "c 1:3 rwm",
-            "c 1:5 rwm",
-            "c 1:7 rwm",
-            "c 1:8 rwm",
-            "c 1:9 rwm",
-            "c 5:0 rwm",
-            "c 5:2 rwm",
-            "c 136:* rwm",
-        ];
-        fs::write(folder.join("devices.deny"), "a").during(|| "cannot restrict devices".into())?;
-        for rule in allowed {
-            fs::write(folder.join("devices.allow"), rule).during(|| "cannot allow devices".into())?;
+    /// Denies all devices but the standard ones.
+    ///
+    /// # Errors
+    /// When the machine has no means to, besides what the kernel says.
+    pub(crate) fn restrict_devices(&self) -> Result<(), RuntimeError> {
+        match (self.v1("devices"), self.v2()) {
+            (Some(folder), _) => devices::restrict_v1(&folder),
+            (None, Some(folder)) => devices::restrict_v2(&folder).during(|| "cannot restrict devices".into()),
+            (None, None) => Err(RuntimeError::Other("no control group restricts devices".into())),
         }
-        Ok(None)
     }
 
     /// Memory in use, without file pages that have not been touched lately. 0 without a controller.

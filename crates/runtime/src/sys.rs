@@ -16,12 +16,33 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 /// # Errors
 /// When there are several threads, or the kernel's.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    fork_into(None)
+}
+
+/// The same; the child is born in a v2 control group, given by its folder.
+///
+/// # Errors
+/// As for `fork`; also when the kernel knows no such thing or keeps the child out of the group.
+pub(crate) fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("fork in a process with threads"));
     }
-    // SAFETY: this is the only thread, so no lock can be held by a thread that the child lacks.
-    let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
-    Ok(Pid::from_raw(i32::try_from(pid).expect("a pid fits in i32")))
+    let pid = match group {
+        // SAFETY: this is the only thread, so no lock can be held by a thread that the child lacks.
+        None => check(libc::c_long::from(unsafe { libc::fork() }))?,
+        Some(group) => {
+            /// linux/sched.h; libc's constant is too narrow.
+            const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+            // SAFETY: all-zero is a valid clone_args; the kernel is told its size.
+            let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+            args.flags = CLONE_INTO_CGROUP;
+            args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+            args.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+            // SAFETY: as above; without a stack and CLONE_VM the child goes on with a copy of everything.
+            check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })?
+        }
+    };
+    Ok(Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?))
 }
 
 /// Replaces the program by the one open at `fd`; returns only on failure.
@@ -249,4 +270,62 @@ pub(crate) fn ignore_children() {
 pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always gives the same descriptor and keeps it open as long as it lives.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
+}
+
+/// Arguments of bpf(2) for loading a program: the first fields of union bpf_attr, linux/bpf.h.
+#[repr(C)]
+#[derive(Default)]
+struct BpfLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// Arguments of bpf(2) for attaching one.
+#[repr(C)]
+struct BpfAttach {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// Hands the kernel a program that decides about opening devices. Takes CAP_BPF or CAP_SYS_ADMIN.
+pub(crate) fn load_device_program(code: &[u64]) -> io::Result<OwnedFd> {
+    const LOAD: i32 = 5;
+    const CGROUP_DEVICE: u32 = 15;
+    let load = BpfLoad {
+        prog_type: CGROUP_DEVICE,
+        insn_cnt: u32::try_from(code.len()).map_err(io::Error::other)?,
+        insns: code.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        ..BpfLoad::default()
+    };
+    // SAFETY: code and license outlive the call, which is told the size of what it reads; a new descriptor is nobody's.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_bpf, LOAD, &raw const load, size_of::<BpfLoad>()))?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?))
+    }
+}
+
+/// Applies such a program to a v2 group, besides those of its parents.
+pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    const ATTACH: i32 = 8;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    let attach = BpfAttach {
+        target_fd: group.as_raw_fd().cast_unsigned(),
+        attach_bpf_fd: program.as_raw_fd().cast_unsigned(),
+        attach_type: CGROUP_DEVICE,
+        attach_flags: ALLOW_MULTI,
+    };
+    // SAFETY: the kernel is told the size of what it reads.
+    check(unsafe { libc::syscall(libc::SYS_bpf, ATTACH, &raw const attach, size_of::<BpfAttach>()) })
+        .map(drop)
 }

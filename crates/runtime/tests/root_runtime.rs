@@ -15,7 +15,7 @@ use runtime::{
 };
 
 const IMAGE: &str = "podium.local/test";
-const APPLETS: [&str; 15] = [
+const APPLETS: [&str; 16] = [
     "true",
     "exit",
     "echo",
@@ -31,6 +31,7 @@ const APPLETS: [&str; 15] = [
     "orphan",
     "escape",
     "overwrite",
+    "mknod",
 ];
 
 fn main() -> ExitCode {
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         mounts_safely,
         propagates_mounts,
         privileged_containers_have_devices,
+        devices_of_the_machine_stay_closed,
         shares_namespaces,
         shares_processes,
         joins_the_processes_of_another,
@@ -211,6 +213,11 @@ fn applet(name: &str, words: &[String]) -> u8 {
                 return 1;
             }
         },
+        "mknod" => {
+            let device = rustix::fs::makedev(number(1) as u32, number(2) as u32);
+            let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::RWXU);
+            return u8::from(rustix::fs::mknodat(rustix::fs::CWD, &words[0], kind, mode, device).is_err());
+        }
         "tty" => {
             let size = rustix::termios::tcgetwinsize(std::io::stdout());
             println!("{} {}", rustix::termios::isatty(std::io::stdin()), size.is_ok());
@@ -879,6 +886,26 @@ async fn privileged_containers_have_devices(bench: Bench) {
     assert_eq!(Path::new("/dev/kmsg").exists(), many.iter().any(|name| name == "kmsg"), "{many:?}");
     assert!(!few.iter().any(|name| name == "kmsg"));
     assert_eq!(exec(&engine, &privileged, "write /proc/sys/net/ipv4/ip_forward 1").await.0, 0);
+}
+
+async fn devices_of_the_machine_stay_closed(bench: Bench) {
+    let engine = bench.engine().await;
+    let sandbox = bench.sandbox(&engine).await;
+    let plain = started(&engine, &sandbox, container("sleep 1000")).await;
+    let (made, text) = exec(&engine, &plain, "mknod /kmsg 1 11").await;
+    assert_eq!(made, 0, "{text}");
+    assert_ne!(
+        exec(&engine, &plain, "write /kmsg x").await.0,
+        0,
+        "the kernel's log takes what a container writes"
+    );
+    for usual in ["/dev/null", "/dev/zero", "/dev/random"] {
+        assert_eq!(exec(&engine, &plain, &format!("write {usual} x")).await.0, 0, "{usual}");
+    }
+    let spec = ContainerSpec { privileged: true, ..container("sleep 1000") };
+    let privileged = started(&engine, &sandbox, spec).await;
+    assert_eq!(exec(&engine, &privileged, "mknod /kmsg 1 3").await.0, 0);
+    assert_eq!(exec(&engine, &privileged, "write /kmsg x").await.0, 0);
 }
 
 async fn shares_namespaces(bench: Bench) {

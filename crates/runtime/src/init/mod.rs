@@ -45,6 +45,7 @@ pub(crate) struct ContainerStart<'a> {
     pub(crate) sandbox: &'a SandboxPlan,
     pub(crate) hierarchies: &'a Hierarchies,
     pub(crate) group: &'a Group,
+    pub(crate) entered: Result<(), RuntimeError>,
 }
 
 /// What a command in a container needs besides its descriptors.
@@ -52,7 +53,8 @@ pub(crate) struct ExecStart<'a> {
     pub(crate) plan: &'a ContainerPlan,
     pub(crate) command: &'a [String],
     pub(crate) tty: bool,
-    pub(crate) group: &'a Group,
+    /// Whether this process is in the container's groups.
+    pub(crate) entered: Result<(), RuntimeError>,
 }
 
 /// Runs the child's side of a container's start. `fds`: standard input, output, error, and the socket to the shim.
@@ -104,7 +106,7 @@ fn arrange(fds: &[BorrowedFd<'_>]) -> std::io::Result<UnixStream> {
 
 fn prepare_container(start: &ContainerStart<'_>, sync: &UnixStream) -> Result<(), RuntimeError> {
     begin()?;
-    start.group.enter()?;
+    start.entered.clone()?;
     let mut notes = Vec::new();
     sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).during(|| "cannot make namespaces".into())?;
     mounts::enter_root(start)?;
@@ -117,7 +119,7 @@ fn prepare_container(start: &ContainerStart<'_>, sync: &UnixStream) -> Result<()
 
 fn prepare_command(start: &ExecStart<'_>, sync: &UnixStream) -> Result<(), RuntimeError> {
     begin()?;
-    start.group.enter()?;
+    start.entered.clone()?;
     let (mounts, cgroups) = (sys::take_fd(4)?, sys::take_fd(5)?);
     sys::setns(cgroups.as_fd(), libc::CLONE_NEWCGROUP)
         .during(|| "cannot join the container's groups".into())?;

@@ -98,7 +98,8 @@ pub(super) fn enter_root(start: &ContainerStart<'_>) -> Result<(), RuntimeError>
 pub(super) fn finish_root(plan: &ContainerPlan) -> Result<(), RuntimeError> {
     if !plan.spec.privileged {
         READ_ONLY.iter().try_for_each(|path| protect(path))?;
-        HIDDEN.iter().try_for_each(|path| hide(path))?;
+        let mut empty = None;
+        HIDDEN.iter().try_for_each(|path| hide(path, &mut empty))?;
     }
     if !plan.cwd.is_empty() {
         make_dirs(&plan.cwd)?;
@@ -392,15 +393,20 @@ fn protect(path: &str) -> Result<(), RuntimeError> {
     cover(tree, path)
 }
 
-fn hide(path: &str) -> Result<(), RuntimeError> {
+/// Covers a file by /dev/null, a folder by an empty one, which is the same everywhere: `empty` is where it is already.
+fn hide(path: &'static str, empty: &mut Option<&'static str>) -> Result<(), RuntimeError> {
     let Ok(found) = look_up(path) else { return Ok(()) };
     let stat = rustix::fs::fstat(&found)?;
-    let tree = if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-        new_mount("tmpfs", &[("size", "4k")], MountAttrFlags::MOUNT_ATTR_RDONLY)
-            .during(|| format!("cannot hide {path}"))?
-    } else {
-        clone_tree(Path::new("/dev/null"), false)?
+    let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let tree = match *empty {
+        _ if !is_dir => clone_tree(Path::new("/dev/null"), false)?,
+        Some(made) => clone_tree(Path::new(made), false)?,
+        None => new_mount("tmpfs", &[("size", "4k")], MountAttrFlags::MOUNT_ATTR_RDONLY)
+            .during(|| format!("cannot hide {path}"))?,
     };
+    if is_dir {
+        empty.get_or_insert(path);
+    }
     cover(tree, path)
 }
 

@@ -79,6 +79,8 @@ impl Container {
         let log = LogFile::open(&log_path).during(|| format!("cannot open log {}", log_path.display()))?;
         let group = parent.child(&plan.id);
         group.create()?;
+        let mut plan = plan;
+        let withheld = restrict_devices(&group, &mut plan);
         let made = Self::launch(&plan, sandbox, hierarchies, &group, others);
         let (pid, sync, stdio, console, mut notes) = match made {
             Ok(parts) => parts,
@@ -89,9 +91,7 @@ impl Container {
             }
         };
         notes.extend(group.limit(&plan.spec.resources)?);
-        if !plan.spec.privileged {
-            notes.extend(group.restrict_devices()?);
-        }
+        notes.extend(withheld);
         let mut outputs = Vec::new();
         let streams = [(Output::Stdout, stdio.stdout), (Output::Stderr, stdio.stderr)];
         for (output, fd) in streams {
@@ -126,10 +126,10 @@ impl Container {
             Some(target) if own_pids => Some(PidNamespace::Of(target)),
             _ => own_pids.then_some(PidNamespace::New),
         };
-        let pid = born(namespace, || {
+        let pid = born(namespace, group, |entered| {
             let [input, output, error] = &stdio.child;
             let fds = [input.as_fd(), output.as_fd(), error.as_fd(), child_sync.as_fd()];
-            init::container(&ContainerStart { plan, sandbox, hierarchies, group }, fds)
+            init::container(&ContainerStart { plan, sandbox, hierarchies, group, entered }, fds)
         })?;
         drop(child_sync);
         match ready(&sync) {
@@ -251,6 +251,18 @@ impl Container {
     }
 }
 
+/// Keeps a container from the machine's devices. Where the kernel has no means to, it must not make their files either.
+fn restrict_devices(group: &Group, plan: &mut ContainerPlan) -> Option<String> {
+    if plan.spec.privileged {
+        return None;
+    }
+    let error = group.restrict_devices().err()?;
+    let is_mknod = |name: &String| matches!(name.to_ascii_uppercase().as_str(), "MKNOD" | "CAP_MKNOD");
+    plan.spec.add_capabilities.retain(|name| !is_mknod(name));
+    plan.spec.drop_capabilities.push("MKNOD".into());
+    Some(format!("without the capability MKNOD, as devices cannot be kept from it: {error}"))
+}
+
 pub(crate) fn record_path(dir: &Path, id: &str) -> PathBuf {
     dir.join("containers").join(format!("{id}.json"))
 }
@@ -292,8 +304,12 @@ pub(super) enum PidNamespace {
     Of(Pid),
 }
 
-/// Forks a child into a pid namespace; the shim itself stays in its own.
-pub(super) fn born(namespace: Option<PidNamespace>, child: impl FnOnce()) -> Result<Pid, RuntimeError> {
+/// Forks a child into a group and a pid namespace; the shim itself stays in its own.
+pub(super) fn born(
+    namespace: Option<PidNamespace>,
+    group: &Group,
+    child: impl FnOnce(Result<(), RuntimeError>),
+) -> Result<Pid, RuntimeError> {
     let changes = namespace.is_some();
     match namespace {
         None => {}
@@ -305,17 +321,12 @@ pub(super) fn born(namespace: Option<PidNamespace>, child: impl FnOnce()) -> Res
             sys::setns(fd.as_fd(), libc::CLONE_NEWPID)?;
         }
     }
-    let forked = sys::fork();
-    if matches!(forked, Ok(None)) {
-        child();
-        std::process::exit(128);
-    }
+    let forked = group.fork(child);
     if changes {
         let own = std::fs::File::open("/proc/self/ns/pid")?;
         sys::setns(own.as_fd(), libc::CLONE_NEWPID)?;
     }
-    let pid = forked.during(|| "cannot make a process".into())?;
-    pid.ok_or_else(|| RuntimeError::Other("lost between parent and child".into()))
+    forked.during(|| "cannot make a process".into())
 }
 
 /// Waits until a child has prepared everything; its notes and its terminal.

@@ -33,7 +33,7 @@ pub(super) fn start(
     let piped = !spec.tty;
     let stdio = Stdio::new(spec.stdin && piped, spec.stdout && piped, spec.stderr && piped)?;
     let namespace = pause.is_none().then_some(PidNamespace::Of(target));
-    let pid = born(namespace, || {
+    let pid = born(namespace, &container.group, |entered| {
         let [input, output, error] = &stdio.child;
         let fds = [
             input.as_fd(),
@@ -43,12 +43,7 @@ pub(super) fn start(
             mounts.as_fd(),
             cgroups.as_fd(),
         ];
-        let start = ExecStart {
-            plan: &container.plan,
-            command: &spec.command,
-            tty: spec.tty,
-            group: &container.group,
-        };
+        let start = ExecStart { plan: &container.plan, command: &spec.command, tty: spec.tty, entered };
         init::command(&start, fds)
     })?;
     drop(child_sync);

@@ -62,6 +62,7 @@ fn prepare(plan: &SandboxPlan) -> Result<(Shim, UnixListener, OwnedFd), RuntimeE
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = sys::signal_fd(&[libc::SIGCHLD])?;
     let hierarchies = Hierarchies::detect()?;
+    hierarchies.offer_controllers();
     let parent = hierarchies.group(&plan.cgroup_parent);
     parent.create()?;
     parent.delegate();
@@ -158,15 +159,12 @@ fn start_pause(hierarchies: &Hierarchies, plan: &SandboxPlan) -> Result<Pid, Run
     let group = hierarchies.group(&format!("{}/pause", plan.cgroup()));
     group.create()?;
     sys::unshare(libc::CLONE_NEWPID)?;
-    match sys::fork()? {
-        Some(pid) => Ok(pid),
-        None => pause(&group),
-    }
+    Ok(group.fork(|entered| pause(entered))?)
 }
 
 /// Reaps orphans until it is killed.
-fn pause(group: &crate::cgroup::Group) -> ! {
-    let prepared = group.enter().and_then(|()| {
+fn pause(entered: Result<(), RuntimeError>) -> ! {
+    let prepared = entered.and_then(|()| {
         sys::set_process_name(c"pause")?;
         rustix::process::setsid()?;
         sys::close_from(3)?;
