@@ -194,6 +194,11 @@ impl Registry {
             ));
         };
         let url = bearer.token_url(&self.repository)?;
+        if self.base.starts_with("https:") && !url.starts_with("https:") {
+            return Err(RuntimeError::Other(format!(
+                "the registry sends for a token to {url}, which is not secured"
+            )));
+        }
         let credential = match &self.credential {
             Some(Credential { username, password }) => Some(basic(username, password)?),
             None => None,

@@ -31,6 +31,10 @@ struct State {
     breaks: Vec<usize>,
     /// Paths of blobs and their ranges, in the order of the requests.
     asked: Vec<String>,
+    /// Where blobs are had instead.
+    elsewhere: Option<SocketAddr>,
+    /// Whether somebody who asked for a blob said who it is.
+    told: bool,
 }
 
 struct Registry {
@@ -161,7 +165,18 @@ fn answer(
         return response;
     }
     let range = header(header::RANGE).unwrap_or_default().to_owned();
-    let Some(bytes) = state.blobs.get(&last).cloned() else { return status(StatusCode::NOT_FOUND) };
+    let found = state.blobs.get(&last).cloned();
+    if found.is_none() && state.elsewhere.is_none() {
+        return status(StatusCode::NOT_FOUND);
+    }
+    let bytes = found.unwrap_or_default();
+    if let Some(address) = state.elsewhere {
+        let mut response = status(StatusCode::TEMPORARY_REDIRECT);
+        let location = format!("http://{address}{path}");
+        response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(location).unwrap());
+        return response;
+    }
+    state.told |= !authorization.is_empty();
     state.asked.push(format!("{} {range}", &last[7..13]));
     let from: usize =
         range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')).map_or(0, |n| n.parse().unwrap());
@@ -316,6 +331,29 @@ async fn credentials_are_tried_in_turn_and_only_on_the_own_registry() {
     mirrored.registries.configs.insert(host, own);
     let names = place.pull(mirrored).await.unwrap().repo_tags;
     assert!(names.contains(&"far.example/app:1".to_owned()), "{names:?}");
+}
+
+#[tokio::test]
+async fn other_hosts_give_blobs_and_do_not_learn_who_asks() {
+    if !is_root() {
+        return;
+    }
+    let (registry, store) = (Registry::start(None).await, Registry::start(None).await);
+    registry.add("v1", &[layer("a", b"a")], false);
+    {
+        let mut state = registry.state();
+        store.state().blobs = std::mem::take(&mut state.blobs);
+        state.elsewhere = Some(store.address);
+        state.user = Some(("me".into(), "secret".into()));
+    }
+    let mut spec = spec(&registry, "app:v1");
+    spec.credentials = vec![Credential { username: "me".into(), password: "secret".into() }];
+    let reference = spec.reference.clone();
+    let place = Place::new();
+    place.pull(spec).await.unwrap();
+    assert_eq!(place.files(&reference), ["a"]);
+    assert_eq!(store.state().asked.len(), 2, "configuration and layer");
+    assert!(!store.state().told);
 }
 
 #[tokio::test]
