@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::bootstrap::API_SERVER_TO_NODES;
 use crate::bootstrap::join::{self, Credentials, JoinToken, NodeTransport, Purpose};
 use crate::bootstrap::pki::Credential;
+use crate::bootstrap::renewal::{self, Renew};
 use crate::cli::{AgentArgs, outln};
 use crate::config::{self, Paths};
 use crate::host;
@@ -29,12 +30,8 @@ use crate::progress::Progress;
 
 /// How long the parts have to finish what they are doing after a signal.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a certificate could not be renewed; it is still good for a fifth of its life.
-const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 /// The identity of service proxies.
 const PROXY: &str = "system:kube-proxy";
-/// Timers of days are cut into pieces: a machine that slept, or a clock that was set, is noticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -132,7 +129,7 @@ async fn start(
     let listener = TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at}"))?;
     for (purpose, cert_pem) in [(Purpose::Client, credential.cert_pem), (Purpose::Serving, serving.cert_pem)]
     {
-        let renewal = Renewal {
+        let certificate = NodeCertificate {
             name: name.to_owned(),
             purpose,
             client: client.clone(),
@@ -141,7 +138,7 @@ async fn start(
             ca_pem: ca_pem.clone(),
             tls: tls.clone(),
         };
-        tasks.spawn(renewal.run(cert_pem, stop.clone()));
+        tasks.spawn(renewal::keep_young(certificate, cert_pem, stop.clone()));
     }
     let clients = NodeClients {
         agent: client.clone(),
@@ -201,8 +198,8 @@ fn server_config(ca_pem: &str, serving: &Credential) -> Result<Arc<rustls::Serve
     Ok(Arc::new(config))
 }
 
-/// Keeps a certificate young.
-struct Renewal {
+/// How one certificate of the node is renewed.
+struct NodeCertificate {
     name: String,
     purpose: Purpose,
     client: Client,
@@ -212,35 +209,9 @@ struct Renewal {
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
 }
 
-impl Renewal {
-    async fn run(self, mut cert_pem: String, mut stop: watch::Receiver<bool>) {
-        loop {
-            let wait = match join::renewal_time(&cert_pem) {
-                Ok(due) => u64::try_from(due - jiff::Timestamp::now().as_second()).unwrap_or(0),
-                Err(_) => 0,
-            };
-            let pause = if wait > 0 {
-                Duration::from_secs(wait).min(LONGEST_WAIT)
-            } else {
-                match self.renew().await {
-                    Ok(fresh) => {
-                        cert_pem = fresh;
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::warn!(
-                            error = format!("{error:#}"),
-                            "the node's certificate was not renewed"
-                        );
-                        RENEWAL_RETRY
-                    }
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
+impl Renew for NodeCertificate {
+    fn name(&self) -> &str {
+        self.purpose.name()
     }
 
     async fn renew(&self) -> Result<String> {
@@ -250,7 +221,6 @@ impl Renewal {
             Purpose::Client => self.transports.iter().try_for_each(|transport| transport.exchange(&fresh))?,
             Purpose::Serving => drop(self.tls.send_replace(server_config(&self.ca_pem, &fresh)?)),
         }
-        tracing::info!(purpose = self.purpose.name(), "a certificate of the node was renewed");
         Ok(fresh.cert_pem)
     }
 }

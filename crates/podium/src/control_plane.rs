@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 use apiserver::{ApiServer, ServerConfig};
 use client::Client;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use store::EmbeddedStore;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use crate::adapters::gateway::Nodes;
 use crate::adapters::local;
 use crate::adapters::remote::RemoteNodes;
-use crate::bootstrap::pki::{Credential, Pki};
+use crate::bootstrap::pki::{Credential, Leaf, Pki};
+use crate::bootstrap::renewal::{self, LiveCertificate, OwnLeaf};
 use crate::bootstrap::{API_SERVER_TO_NODES, signer};
 use crate::cli::ServerArgs;
 use crate::cluster_dns;
@@ -40,7 +41,7 @@ impl ControlPlane {
     /// When the store can't be opened (in use, damaged, newer) or the address can't be listened on.
     pub(crate) async fn start(
         paths: &Paths,
-        pki: &Pki,
+        pki: &Arc<Pki>,
         args: &ServerArgs,
         node_ip: IpAddr,
         progress: &mut Progress,
@@ -56,20 +57,20 @@ impl ControlPlane {
         let address = listener.local_addr().context("the listening socket has no address")?;
         let gateway = Arc::new(Nodes::default());
         let server = open_server(&store, pki, address, node_ip, &gateway).await?;
-        let mut tasks = JoinSet::new();
-        let names = server_names();
         let mut addresses: Vec<IpAddr> =
             vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address().into()];
         addresses.extend([node_ip, address.ip()].into_iter().filter(|ip| !ip.is_unspecified()));
         addresses.sort();
         addresses.dedup();
-        let tls = tls_config(&pki.server(&names, &addresses)?, &pki.ca_pem)?;
         let serving = Arc::clone(&server);
+        let mut control = Self { address, gateway, server, store, tasks: JoinSet::new() };
+        let leaf = Leaf::server(server_names(), addresses);
+        // The authority comes along: a machine that joins knows it by its hash.
+        let tls = tls_config(control.live(pki, leaf, Some(&pki.ca_pem), &stop)?, &pki.ca_pem)?;
         let serve_stop = stop.clone();
-        tasks.spawn(async move { serving.serve(listener, tls, serve_stop).await });
+        control.tasks.spawn(async move { serving.serve(listener, tls, serve_stop).await });
         progress.ready("api server", &address.to_string());
 
-        let mut control = Self { address, gateway, server, store, tasks };
         let client = control.client("system:kube-controller-manager", &[]);
         let config = controllers::ControllersConfig {
             root_ca_pem: pki.ca_pem.clone(),
@@ -81,14 +82,47 @@ impl ControlPlane {
         control.tasks.spawn(controllers::run(client, config, stop.clone()));
         progress.ready("controllers", "");
         let nodes = control.client("kubernetes-admin", &["system:masters"]);
-        let credential = pki.client("apiserver-to-nodes", API_SERVER_TO_NODES, &[])?;
-        control.gateway.set_remote(RemoteNodes::new(nodes.clone(), &pki.ca_pem, &credential)?);
+        let to_nodes = Leaf::client("apiserver-to-nodes", API_SERVER_TO_NODES, &[]);
+        let to_nodes = control.live(pki, to_nodes, None, &stop)?;
+        control.gateway.set_remote(RemoteNodes::new(nodes.clone(), &pki.ca_pem, to_nodes)?);
         control.tasks.spawn(cluster_dns::run(nodes, stop.clone()));
         let requests = control.client("system:kube-controller-manager", &[]);
         control.tasks.spawn(signer::run(requests, pki.authority(), stop.clone()));
         control.tasks.spawn(scheduler::run(control.client("system:kube-scheduler", &[]), stop));
         progress.ready("scheduler", "");
         Ok(control)
+    }
+
+    /// Installs a certificate, and each younger one while the process runs.
+    ///
+    /// # Errors
+    /// When it can't be made or installed.
+    pub(crate) fn keep_young(
+        &mut self,
+        pki: &Arc<Pki>,
+        leaf: Leaf,
+        stop: &watch::Receiver<bool>,
+        install: impl Fn(&Credential) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<()> {
+        let credential = pki.issue(&leaf)?;
+        install(&credential)?;
+        let own = OwnLeaf { pki: Arc::clone(pki), leaf, install };
+        self.tasks.spawn(renewal::keep_young(own, credential.cert_pem, stop.clone()));
+        Ok(())
+    }
+
+    /// A certificate that is exchanged under whoever uses it. What `issuer` says is shown behind it.
+    fn live(
+        &mut self,
+        pki: &Arc<Pki>,
+        leaf: Leaf,
+        issuer: Option<&str>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Arc<LiveCertificate>> {
+        let live = Arc::new(LiveCertificate::new(&pki.issue(&leaf)?, issuer)?);
+        let (shown, issuer) = (Arc::clone(&live), issuer.map(str::to_owned));
+        self.keep_young(pki, leaf, stop, move |fresh| shown.exchange(fresh, issuer.as_deref()))?;
+        Ok(live)
     }
 
     /// An in-process client with an identity.
@@ -145,7 +179,7 @@ fn server_names() -> Vec<String> {
 }
 
 /// TLS 1.2 and 1.3; client certificates are optional and must come from the cluster's authority.
-fn tls_config(server: &Credential, client_ca_pem: &str) -> Result<Arc<rustls::ServerConfig>> {
+fn tls_config(certificate: Arc<LiveCertificate>, client_ca_pem: &str) -> Result<Arc<rustls::ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(client_ca_pem.as_bytes()) {
@@ -155,15 +189,10 @@ fn tls_config(server: &Credential, client_ca_pem: &str) -> Result<Arc<rustls::Se
         rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()?;
-    // The authority comes along: a machine that joins knows it by its hash.
-    let chain = [server.cert_pem.as_bytes(), client_ca_pem.as_bytes()];
-    let chain: Vec<_> =
-        chain.into_iter().flat_map(CertificateDer::pem_slice_iter).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes())?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

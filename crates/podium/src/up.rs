@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::bootstrap::{kubeconfig, pki::Pki};
+use crate::bootstrap::kubeconfig;
+use crate::bootstrap::pki::{Leaf, Pki};
 use crate::cli::{NodeArgs, ServerArgs, outln};
 use crate::config::{self, Paths};
 use crate::control_plane::ControlPlane;
@@ -94,13 +95,16 @@ impl Parts {
     ) -> Result<()> {
         let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
         let node_ip = args.node_ip.unwrap_or_else(config::node_address);
-        let pki = Pki::open(&paths.pki())?;
+        let pki = Arc::new(Pki::open(&paths.pki())?);
         let control =
             ControlPlane::start(paths, &pki, args, node_ip, &mut progress, stopping.clone()).await?;
         let control = self.control.insert(control);
-        let admin = pki.client("admin", "kubernetes-admin", &["system:masters"])?;
         let url = local_url(control.address);
-        kubeconfig::write(&paths.admin_kubeconfig(), &url, &pki.ca_pem, &admin)?;
+        let admin = Leaf::client("admin", "kubernetes-admin", &["system:masters"]);
+        let (file, server, ca_pem) = (paths.admin_kubeconfig(), url.clone(), pki.ca_pem.clone());
+        control.keep_young(&pki, admin, &stopping, move |admin| {
+            kubeconfig::write(&file, &server, &ca_pem, admin)
+        })?;
         let client = control.client("kubernetes-admin", &["system:masters"]);
         cluster_dns::begin(&client, node.as_ref().map(|(name, _)| name.as_str())).await?;
         if let Some((name, args)) = node {

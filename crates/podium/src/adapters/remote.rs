@@ -16,12 +16,12 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Node;
 use node::server::wire::{self, Call, Frame, Verb};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::bootstrap::pki::Credential;
+use crate::bootstrap::renewal::LiveCertificate;
 
 /// How long a node may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -34,20 +34,17 @@ pub(crate) struct RemoteNodes {
 
 impl RemoteNodes {
     /// # Errors
-    /// When the certificates are malformed.
-    pub(crate) fn new(client: Client, ca_pem: &str, credential: &Credential) -> Result<Self> {
+    /// When the authority is malformed.
+    pub(crate) fn new(client: Client, ca_pem: &str, certificate: Arc<LiveCertificate>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate.context("malformed authority certificate")?)?;
         }
-        let chain: Vec<_> =
-            CertificateDer::pem_slice_iter(credential.cert_pem.as_bytes()).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(credential.key_pem.as_bytes())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
+            .with_client_cert_resolver(certificate);
         Ok(Self { client, connector: TlsConnector::from(Arc::new(config)) })
     }
 

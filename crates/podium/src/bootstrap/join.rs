@@ -225,12 +225,6 @@ async fn wait_for(client: &Client, name: &str) -> Result<String> {
     }
 }
 
-/// When a certificate is to be asked for again, in seconds since the epoch: after four fifths of its life.
-pub(crate) fn renewal_time(cert_pem: &str) -> Result<i64> {
-    let (begin, end) = lifetime(cert_pem)?;
-    Ok(begin + (end - begin) / 5 * 4)
-}
-
 /// A transport whose client certificate can be exchanged while requests are under way.
 pub(crate) struct NodeTransport {
     server: String,
@@ -291,7 +285,7 @@ pub(crate) fn dir(data: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pki::Pki;
+    use super::super::pki::{Leaf, Pki, renewal_time};
     use super::*;
 
     #[test]
@@ -316,7 +310,7 @@ mod tests {
     #[test]
     fn renewal_comes_before_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let admin = Pki::open(dir.path()).unwrap().client("x", "x", &[]).unwrap();
+        let admin = Pki::open(dir.path()).unwrap().issue(&Leaf::client("x", "x", &[])).unwrap();
         let (begin, end) = lifetime(&admin.cert_pem).unwrap();
         let renewal = renewal_time(&admin.cert_pem).unwrap();
         assert!(begin < renewal && renewal < end && end - renewal > 60 * 86_400);
@@ -347,7 +341,8 @@ mod tests {
     async fn the_server_is_known_by_its_authority_before_anything_is_sent() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (pki, other) = (Pki::open(dir.path()).unwrap(), Pki::open(other.path()).unwrap());
-        let leaf = pki.server(&["localhost".into()], &["127.0.0.1".parse().unwrap()]).unwrap();
+        let leaf =
+            pki.issue(&Leaf::server(vec!["localhost".into()], vec!["127.0.0.1".parse().unwrap()])).unwrap();
         let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let url = serve(vec![der(&leaf.cert_pem), der(&pki.ca_pem)], leaf.key_pem.clone()).await;
         let found = find_authority(&url, &authority_hash(&pki.ca_pem).unwrap()).await.unwrap();

@@ -3,6 +3,7 @@
 pub(crate) mod join;
 pub(crate) mod kubeconfig;
 pub(crate) mod pki;
+pub(crate) mod renewal;
 pub(crate) mod signer;
 
 /// Common name of the API server towards nodes. No signer gives it away.

@@ -1,7 +1,8 @@
 //! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key.
 //!
 //! Keys are made once, at random, and never anew silently: a missing key beside its certificate is an error.
-//! Leaf certificates are made again at a start when they near their end or name other addresses.
+//! Leaf certificates are made again, at a start and while the process runs ([`super::renewal`]), after four fifths of their
+//! life, when they are to name other addresses, and when the clock says that they aren't valid yet.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,8 +19,6 @@ use rcgen::{
 
 /// Days that a leaf certificate is valid.
 const LEAF_DAYS: i64 = 365;
-/// Days before its end at which a leaf is made again.
-const RENEW_DAYS: i64 = 60;
 /// Days that the authority is valid.
 const CA_DAYS: i64 = 3650;
 
@@ -65,9 +64,16 @@ impl Pki {
             write_secret(&token_key, &KeyPair::generate()?.serialize_pem())?;
         }
         let ca_pem = read(&cert)?;
+        let (begin, end) = lifetime(&ca_pem)?;
+        let now = jiff::Timestamp::now().as_second();
         ensure!(
-            days_left(&ca_pem)? >= 0,
+            now <= end,
             "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
+            cert.display()
+        );
+        ensure!(
+            begin <= now,
+            "{} is not valid yet, the machine's clock is behind: set it and start again",
             cert.display()
         );
         Ok(Self {
@@ -78,44 +84,19 @@ impl Pki {
         })
     }
 
-    /// The API server's certificate for these names and addresses; the one on disk if it still serves.
+    /// A certificate; the one on disk if it is young and says the same.
     ///
     /// # Errors
     /// When a file can't be read or written.
-    pub(crate) fn server(&self, names: &[String], addresses: &[IpAddr]) -> Result<Credential> {
-        let mut params = CertificateParams::new(names.to_vec())?;
-        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
-        params.distinguished_name = subject("kube-apiserver", &[]);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let wanted = format!("{names:?} {addresses:?}");
-        self.leaf("apiserver", params, &wanted)
-    }
-
-    /// A client certificate: `user` is the common name, `groups` are the organisations (Kubernetes: "X.509 client certificates").
-    ///
-    /// # Errors
-    /// When a file can't be read or written.
-    pub(crate) fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Credential> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name = subject(user, groups);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.leaf(file, params, &format!("{user} {groups:?}"))
-    }
-
-    /// What signs other machines' requests.
-    pub(crate) fn authority(&self) -> Authority {
-        Authority { ca_pem: self.ca_pem.clone(), ca_key_pem: self.ca_key_pem.clone() }
-    }
-
-    /// `wanted` describes the contents; it is kept beside the certificate, which is made again when it changes.
-    fn leaf(&self, file: &str, mut params: CertificateParams, wanted: &str) -> Result<Credential> {
-        let path = |extension: &str| self.dir.join(format!("{file}.{extension}"));
+    pub(crate) fn issue(&self, leaf: &Leaf) -> Result<Credential> {
+        let path = |extension: &str| self.dir.join(format!("{}.{extension}", leaf.file));
         let (cert, key, contents) = (path("crt"), path("key"), path("for"));
+        let wanted = leaf.contents();
         let same = fs::read_to_string(&contents).is_ok_and(|text| text == wanted);
-        if same && cert.exists() && key.exists() && days_left(&read(&cert)?)? > RENEW_DAYS {
+        if same && cert.exists() && key.exists() && is_young(&read(&cert)?) {
             return Ok(Credential { cert_pem: read(&cert)?, key_pem: read(&key)? });
         }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let mut params = leaf.params()?;
         validity(&mut params, LEAF_DAYS);
         let key_pair = KeyPair::generate()?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
@@ -124,8 +105,65 @@ impl Pki {
         let credential = Credential { cert_pem: made.pem(), key_pem: key_pair.serialize_pem() };
         write_secret(&key, &credential.key_pem)?;
         write_secret(&cert, &credential.cert_pem)?;
-        write_secret(&contents, wanted)?;
+        write_secret(&contents, &wanted)?;
         Ok(credential)
+    }
+
+    /// What signs other machines' requests.
+    pub(crate) fn authority(&self) -> Authority {
+        Authority { ca_pem: self.ca_pem.clone(), ca_key_pem: self.ca_key_pem.clone() }
+    }
+}
+
+/// What a certificate of the control plane is for.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    /// Names the files.
+    pub(crate) file: &'static str,
+    kind: LeafKind,
+}
+
+#[derive(Clone)]
+enum LeafKind {
+    Server { names: Vec<String>, addresses: Vec<IpAddr> },
+    Client { user: &'static str, groups: &'static [&'static str] },
+}
+
+impl Leaf {
+    /// The API server's, for these names and addresses.
+    pub(crate) fn server(names: Vec<String>, addresses: Vec<IpAddr>) -> Self {
+        Self { file: "apiserver", kind: LeafKind::Server { names, addresses } }
+    }
+
+    /// A client's: `user` is the common name, `groups` are the organisations (Kubernetes: "X.509 client certificates").
+    pub(crate) fn client(file: &'static str, user: &'static str, groups: &'static [&'static str]) -> Self {
+        Self { file, kind: LeafKind::Client { user, groups } }
+    }
+
+    /// Kept beside the certificate, which is made again when it changes.
+    fn contents(&self) -> String {
+        match &self.kind {
+            LeafKind::Server { names, addresses } => format!("{names:?} {addresses:?}"),
+            LeafKind::Client { user, groups } => format!("{user} {groups:?}"),
+        }
+    }
+
+    fn params(&self) -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        match &self.kind {
+            LeafKind::Server { names, addresses } => {
+                params.subject_alt_names = CertificateParams::new(names.clone())?.subject_alt_names;
+                params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+                params.distinguished_name = subject("kube-apiserver", &[]);
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }
+            LeafKind::Client { user, groups } => {
+                params.distinguished_name = subject(user, groups);
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }
+        }
+        Ok(params)
     }
 }
 
@@ -204,9 +242,20 @@ fn validity(params: &mut CertificateParams, days: i64) {
     params.not_after = date(days);
 }
 
-/// Whole days until a certificate ends; negative when it has ended.
-fn days_left(cert_pem: &str) -> Result<i64> {
-    Ok((lifetime(cert_pem)?.1 - jiff::Timestamp::now().as_second()) / 86_400)
+/// Whether a certificate is valid and not yet to be made again.
+fn is_young(cert_pem: &str) -> bool {
+    let now = jiff::Timestamp::now().as_second();
+    let begun = lifetime(cert_pem).is_ok_and(|(begin, _)| begin <= now);
+    begun && renewal_time(cert_pem).is_ok_and(|due| now < due)
+}
+
+/// When a certificate is to be asked for again, in seconds since the epoch: after four fifths of its life.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn renewal_time(cert_pem: &str) -> Result<i64> {
+    let (begin, end) = lifetime(cert_pem)?;
+    Ok(begin + (end - begin) / 5 * 4)
 }
 
 /// Begin and end of a certificate in seconds since the epoch.
@@ -250,12 +299,15 @@ mod tests {
     fn a_second_open_keeps_the_keys_and_fresh_leaves() {
         let dir = tempfile::tempdir().unwrap();
         let first = Pki::open(dir.path()).unwrap();
-        let admin = first.client("admin", "admin", &["system:masters"]).unwrap();
+        let admin = first.issue(&Leaf::client("admin", "admin", &["system:masters"])).unwrap();
         let again = Pki::open(dir.path()).unwrap();
         assert_eq!(first.ca_pem, again.ca_pem);
         assert_eq!(first.service_account_key_pem, again.service_account_key_pem);
-        assert_eq!(admin.cert_pem, again.client("admin", "admin", &["system:masters"]).unwrap().cert_pem);
-        let other = again.client("admin", "admin", &["other"]).unwrap();
+        assert_eq!(
+            admin.cert_pem,
+            again.issue(&Leaf::client("admin", "admin", &["system:masters"])).unwrap().cert_pem
+        );
+        let other = again.issue(&Leaf::client("admin", "admin", &["other"])).unwrap();
         assert_ne!(admin.cert_pem, other.cert_pem, "another subject needs another certificate");
     }
 
@@ -284,24 +336,30 @@ mod tests {
     fn an_expired_and_a_nearly_expired_leaf_are_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path()).unwrap();
-        for days in [-10, 0, RENEW_DAYS] {
-            pki.client("admin", "admin", &[]).unwrap();
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.distinguished_name = subject("admin", &[]);
-            validity(&mut params, days);
+        let leaf = Leaf::client("admin", "admin", &[]);
+        let day = Duration::from_secs(86_400);
+        // since when, and until when it is valid
+        for (since, end) in [(-20, -10), (-100, 0), (-100, 20), (1, 300)] {
+            pki.issue(&leaf).unwrap();
+            let mut params = leaf.params().unwrap();
+            let now = SystemTime::now();
+            let at = |days: i32| {
+                if days < 0 { now - day * days.unsigned_abs() } else { now + day * days.unsigned_abs() }
+            };
+            (params.not_before, params.not_after) = (at(since).into(), at(end).into());
             let key = KeyPair::generate().unwrap();
             let authority = KeyPair::from_pem(&pki.ca_key_pem).unwrap();
             let issuer = Issuer::from_ca_cert_pem(&pki.ca_pem, authority).unwrap();
             let old = params.signed_by(&key, &issuer).unwrap().pem();
             write_secret(&dir.path().join("admin.crt"), &old).unwrap();
-            let made = pki.client("admin", "admin", &[]).unwrap();
-            assert_ne!(made.cert_pem, old, "{days} days left");
-            assert!(days_left(&made.cert_pem).unwrap() > RENEW_DAYS);
+            let made = pki.issue(&leaf).unwrap();
+            assert_ne!(made.cert_pem, old, "{end} days left");
+            assert!(is_young(&made.cert_pem));
         }
     }
 
     #[test]
-    fn an_expired_authority_is_one_clear_line() {
+    fn an_authority_of_another_time_is_one_clear_line() {
         let dir = tempfile::tempdir().unwrap();
         Pki::open(dir.path()).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -311,18 +369,26 @@ mod tests {
         write_secret(&dir.path().join("ca.crt"), &old).unwrap();
         let error = Pki::open(dir.path()).err().unwrap().to_string();
         assert!(error.contains("has expired"), "{error}");
+        params.not_before = (SystemTime::now() + Duration::from_secs(3600)).into();
+        params.not_after = (SystemTime::now() + Duration::from_secs(7200)).into();
+        let early = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        write_secret(&dir.path().join("ca.crt"), &early).unwrap();
+        let error = Pki::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("is not valid yet"), "{error}");
     }
 
     #[test]
     fn the_server_certificate_is_made_again_for_other_addresses() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path()).unwrap();
-        let names = vec!["kubernetes".to_owned()];
-        let one = pki.server(&names, &["127.0.0.1".parse().unwrap()]).unwrap();
-        let same = pki.server(&names, &["127.0.0.1".parse().unwrap()]).unwrap();
-        let two = pki.server(&names, &["127.0.0.2".parse().unwrap()]).unwrap();
+        let server =
+            |address: &str| Leaf::server(vec!["kubernetes".to_owned()], vec![address.parse().unwrap()]);
+        let one = pki.issue(&server("127.0.0.1")).unwrap();
+        let same = pki.issue(&server("127.0.0.1")).unwrap();
+        let two = pki.issue(&server("127.0.0.2")).unwrap();
         assert_eq!(one.cert_pem, same.cert_pem);
         assert_ne!(one.cert_pem, two.cert_pem);
-        assert!((363..=365).contains(&days_left(&two.cert_pem).unwrap()));
+        let days = (lifetime(&two.cert_pem).unwrap().1 - jiff::Timestamp::now().as_second()) / 86_400;
+        assert!((363..=365).contains(&days));
     }
 }
