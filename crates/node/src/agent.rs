@@ -1,45 +1,37 @@
 //! The node agent: registers the node, watches its pods and gives each a worker.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
 use client::{Client, EventRecorder, Informer, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::admission::Book;
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
-use crate::leftovers;
 use crate::logs::{self, format::Wanted, read::Follow};
 use crate::node_status::{self, machine};
-use crate::observed::{Failure, NodeFacts};
+use crate::observed::NodeFacts;
 use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, RuntimeError};
 use crate::references::References;
 use crate::server::pages::{self, PodView};
+use crate::static_pods::runtime_uid;
 use crate::usage::{Meter, Rates};
 use crate::view::RuntimeView;
-use crate::worker::{PodWorker, Shared, Wake};
+use crate::worker::Shared;
 
-/// Pause before a pod whose worker panicked gets a new one.
-const AFTER_PANIC: Duration = Duration::from_secs(10);
+mod crew;
+
+use crew::Crew;
 
 /// A node.
 pub struct NodeAgent {
     shared: Arc<Shared>,
     pods: Informer<core::Pod>,
     meter: Meter,
-}
-
-struct Worker {
-    wake: mpsc::UnboundedSender<Wake>,
-    task: JoinHandle<()>,
 }
 
 impl NodeAgent {
@@ -92,148 +84,12 @@ impl NodeAgent {
             let (shared, pods, stop) = (self.shared.clone(), self.pods.clone(), stop.clone());
             client::spawn(crate::pressure::run(shared, pods, evictions, stop))
         };
-        self.run_pods(stop, evicted).await;
+        Crew::new(&self).run(stop, evicted).await;
         if let Err(error) = guarding.await {
             tracing::error!(%error, "the task that watches the node's resources failed");
         }
         if let Err(error) = reporting.await {
             tracing::error!(%error, "the node's reporting task failed");
-        }
-    }
-
-    async fn run_pods(
-        &self,
-        mut stop: watch::Receiver<bool>,
-        mut evicted: mpsc::UnboundedReceiver<(String, Failure)>,
-    ) {
-        let mut events = self.shared.runtime.events();
-        let mut changes = self.pods.subscribe();
-        let (ended, mut endings) = mpsc::unbounded_channel::<String>();
-        let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
-        let mut synced = Box::pin(self.pods.synced());
-        let mut swept = false;
-        let mut early: BTreeMap<String, Failure> = BTreeMap::new();
-        loop {
-            tokio::select! {
-                () = stopped(&mut stop) => break,
-                Some(change) = changes.recv() => {
-                    let (old, new) = (change.old.as_ref(), change.new);
-                    if let Some(old) = old.filter(|o| new.as_ref().is_none_or(|n| n.uid != o.uid))
-                        && let Some(worker) = workers.get(&old.uid)
-                    {
-                        tell(worker, Wake::Gone);
-                    }
-                    if let Some(new) = new {
-                        let worker = workers
-                            .entry(new.uid.clone())
-                            .or_insert_with(|| self.start_worker(new.object.clone(), Duration::ZERO, &ended));
-                        if let Some(failure) = early.remove(&new.uid) {
-                            tell(worker, Wake::Fail(failure));
-                        }
-                        tell(worker, Wake::Pod(new));
-                    }
-                }
-                Some(event) = events.recv() => {
-                    let known = self.shared.view.pod_of(&event.sandbox_id);
-                    match known.and_then(|uid| workers.get(&uid)) {
-                        Some(worker) => tell(worker, Wake::Look),
-                        // Too new for the last listing: its worker is the one that made it, or everybody looks.
-                        None => workers.values().for_each(|worker| tell(worker, Wake::Look)),
-                    }
-                }
-                Some((uid, failure)) = evicted.recv() => match workers.get(&uid) {
-                    Some(worker) => tell(worker, Wake::Fail(failure)),
-                    // The cache knew of it before the loop did.
-                    None => drop(early.insert(uid, failure)),
-                },
-                Some(uid) = endings.recv() => self.ended(&uid, &mut workers, &ended),
-                () = &mut synced, if !swept => {
-                    swept = true;
-                    self.sweep(&mut workers, &ended).await;
-                }
-            }
-        }
-        for worker in workers.values() {
-            worker.task.abort();
-        }
-    }
-
-    fn start_worker(&self, pod: core::Pod, delay: Duration, ended: &mpsc::UnboundedSender<String>) -> Worker {
-        let (wake, inbox) = mpsc::unbounded_channel();
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let worker = PodWorker::new(self.shared.clone(), pod, wake.clone(), inbox);
-        let ended = ended.clone();
-        let clock = self.shared.clock.clone();
-        let task = client::spawn(async move {
-            let guard = SendOnDrop { ended, uid };
-            if !delay.is_zero() {
-                clock.sleep(delay).await;
-            }
-            worker.run().await;
-            drop(guard);
-        });
-        Worker { wake, task }
-    }
-
-    /// A worker has ended: for good, or by a panic; then the pod gets a new one.
-    fn ended(
-        &self,
-        uid: &str,
-        workers: &mut BTreeMap<String, Worker>,
-        ended: &mpsc::UnboundedSender<String>,
-    ) {
-        workers.remove(uid);
-        if let Some(cached) = self.pods.list().into_iter().find(|c| c.uid == uid) {
-            let worker = self.start_worker(cached.object.clone(), AFTER_PANIC, ended);
-            workers.insert(uid.to_owned(), worker);
-        }
-    }
-
-    /// Pods that the runtime still has and the API no longer: each gets a worker that removes it.
-    async fn sweep(&self, workers: &mut BTreeMap<String, Worker>, ended: &mpsc::UnboundedSender<String>) {
-        let snapshot = match self.shared.view.snapshot().await {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                tracing::error!(%error, "cannot look for orphaned pods");
-                return;
-            }
-        };
-        let mut known: BTreeSet<String> = self.pods.list().iter().map(|c| c.uid.clone()).collect();
-        for (uid, record) in snapshot.iter().filter(|(uid, _)| !known.contains(*uid)) {
-            let first = record.sandboxes.first();
-            let meta = ObjectMeta {
-                uid: Some(uid.clone()),
-                name: first.map(|s| s.name.clone()),
-                namespace: first.map(|s| s.namespace.clone()),
-                ..ObjectMeta::default()
-            };
-            let pod = core::Pod { metadata: meta, ..core::Pod::default() };
-            let worker =
-                workers.entry(uid.clone()).or_insert_with(|| self.start_worker(pod, Duration::ZERO, ended));
-            tell(worker, Wake::Gone);
-        }
-        known.extend(workers.keys().cloned());
-        self.clear_folders(known).await;
-    }
-
-    /// Removes the folders of pods that neither the API nor the runtime has, and gives their addresses back.
-    async fn clear_folders(&self, known: BTreeSet<String>) {
-        let (pods, logs) = (self.shared.config.root_dir.clone(), self.shared.config.log_root.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            let uids = leftovers::find(&pods, &logs, &known);
-            (leftovers::remove(&pods, &logs, &uids), uids)
-        });
-        let (removed, uids) = match work.await {
-            Ok(done) => done,
-            Err(error) => return tracing::error!(%error, "cannot look for leftover folders"),
-        };
-        if let Err(error) = removed {
-            tracing::warn!(%error, "cannot remove all folders of deleted pods");
-        }
-        for uid in uids {
-            if let Err(error) = self.shared.network.detach(&uid).await {
-                tracing::warn!(pod = %uid, %error, "cannot release the network of a deleted pod");
-            }
         }
     }
 
@@ -256,7 +112,7 @@ impl NodeAgent {
         let container = logs::pick_container(&pod.object, &options.container)?;
         // Subscribed before the state is read: an exit in between is not missed.
         let events = self.shared.runtime.events();
-        let containers = self.containers(&pod.uid).await?;
+        let containers = self.containers(runtime_uid(&pod.object)).await?;
         let attempt = logs::pick_attempt(&pod.object, &container, &containers, &options)?;
         let now = self.shared.clock.now();
         let seconds = options.since_seconds.and_then(|s| i64::try_from(s).ok());
@@ -319,7 +175,7 @@ impl NodeAgent {
         let containers =
             |uid: &str| snapshot.get(uid).map(|record| record.containers.clone()).unwrap_or_default();
         let view = |pod: Arc<client::Cached<core::Pod>>| PodView {
-            containers: containers(&pod.uid),
+            containers: containers(runtime_uid(&pod.object)),
             pod: pod.object.clone(),
         };
         Ok(self.pods.list().into_iter().map(view).collect())
@@ -352,7 +208,7 @@ impl NodeAgent {
     /// # Errors
     /// NotFound for the pod, an internal error when it has no sandbox or nobody listens there.
     pub async fn port_forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Connection, Status> {
-        let uid = self.pod(namespace, pod)?.uid.clone();
+        let uid = runtime_uid(&self.pod(namespace, pod)?.object).to_owned();
         let snapshot = self.shared.view.snapshot().await.map_err(Status::internal)?;
         let sandbox = snapshot.get(&uid).and_then(|record| record.sandboxes.iter().find(|s| s.ready));
         let sandbox = sandbox.ok_or_else(|| Status::internal(format!("pod {pod} does not run")))?;
@@ -362,7 +218,7 @@ impl NodeAgent {
     async fn running(&self, namespace: &str, name: &str, container: &str) -> Result<String, Status> {
         let pod = self.pod(namespace, name)?;
         let container = default_container(&pod.object, container)?;
-        let containers = self.containers(&pod.uid).await?;
+        let containers = self.containers(runtime_uid(&pod.object)).await?;
         let found =
             containers.into_iter().find(|c| c.name == container && c.state == ContainerState::Running);
         found.map(|c| c.id).ok_or_else(|| {
@@ -391,27 +247,9 @@ fn stream_error(error: &RuntimeError) -> Status {
     }
 }
 
-/// A worker that has just ended misses nothing: its end is handled next.
-fn tell(worker: &Worker, wake: Wake) {
-    drop(worker.wake.send(wake));
-}
-
 /// Completes when `stop` turns true, or when nobody can turn it any more.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stopped| *stopped).await);
-}
-
-/// Reports the end of a worker, also after a panic.
-struct SendOnDrop {
-    ended: mpsc::UnboundedSender<String>,
-    uid: String,
-}
-
-impl Drop for SendOnDrop {
-    fn drop(&mut self) {
-        // The agent may have stopped.
-        drop(self.ended.send(std::mem::take(&mut self.uid)));
-    }
 }
 
 #[cfg(test)]

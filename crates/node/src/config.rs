@@ -29,6 +29,8 @@ pub struct NodeConfig {
     pub lease_duration: Duration,
     /// Where the node begins to show pressure and to evict pods.
     pub eviction: Vec<Threshold>,
+    /// Folder of the files of static pods, made if need be; `None` is no static pods.
+    pub manifests: Option<PathBuf>,
     /// Name servers and search domains of the host.
     pub host_resolv_conf: PathBuf,
 }
@@ -49,6 +51,7 @@ impl NodeConfig {
             labels: Vec::new(),
             pod_pids_limit: None,
             lease_duration: Duration::from_secs(40),
+            manifests: None,
             host_resolv_conf: "/etc/resolv.conf".into(),
         }
     }

@@ -85,7 +85,9 @@ fn tell(evictions: &Evictions, uid: String, failure: Failure) {
 
 fn is_active(pod: &core::Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
+    // Static pods are the machine's own, whatever they take.
+    let is_static = crate::static_pods::mirrored(pod).is_some();
+    !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none() && !is_static
 }
 
 /// What there is. What cannot be read counts as not measured.

@@ -113,6 +113,10 @@ pub(crate) struct NodeArgs {
     /// How long the node's lease is good; it is renewed after a quarter of that
     #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) node_lease_duration_seconds: u16,
+    /// Folder of the manifests of static pods, which this machine runs by itself (default: manifests in the data
+    /// directory)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pod_manifest_path: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -101,6 +101,11 @@ impl Paths {
         self.data.join("seccomp")
     }
 
+    /// Manifests of static pods, unless a flag says where they are.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.data.join("manifests")
+    }
+
     /// Address leases and the old values of changed sysctls.
     pub(crate) fn network(&self) -> PathBuf {
         self.data.join("network")

@@ -169,6 +169,7 @@ fn node_config(setup: &NodeSetup<'_>) -> NodeConfig {
         cluster_domain: config::CLUSTER_DOMAIN.into(),
         pod_cidr: Some(format!("{network}/{prefix}")),
         lease_duration: Duration::from_secs(setup.args.node_lease_duration_seconds.into()),
+        manifests: Some(setup.args.pod_manifest_path.clone().unwrap_or_else(|| setup.paths.manifests())),
         ..NodeConfig::new(setup.name, setup.paths.pods(), setup.paths.logs(), setup.ip)
     }
 }

@@ -6,6 +6,7 @@
 mod default_tolerations;
 pub(crate) mod dynamic;
 mod limit_ranger;
+pub(crate) mod mirror_pod;
 mod namespace_lifecycle;
 mod node_restriction;
 pub(crate) mod policy;

@@ -6,7 +6,7 @@ use api::{GroupVersionResource, Object, ObjectKey, Status};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::{AdmissionContext, Plugin};
+use super::{AdmissionContext, Plugin, mirror_pod};
 use crate::registry::{finalize, meta};
 use crate::resource::Reader;
 
@@ -16,7 +16,6 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// How long a pod's creation waits for the namespace's account `default`.
 const WAIT: Duration = Duration::from_secs(2);
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(crate) struct ServiceAccount;
 
@@ -28,11 +27,18 @@ impl Plugin for ServiceAccount {
         _: Option<&'a Object>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            let mirror = object.get(&["metadata", "annotations", MIRROR]).is_some();
-            if cx.creates("", "pods") && !mirror {
-                serve(cx, object).await?;
+            if !cx.creates("", "pods") {
+                return Ok(());
             }
-            Ok(())
+            if !mirror_pod::is_mirror(object) {
+                return serve(cx, object).await;
+            }
+            match mirror_pod::reference(object) {
+                Some(what) => {
+                    Err(cx.forbidden(object.name(), &format!("a mirror pod may not reference {what}")))
+                }
+                None => Ok(()),
+            }
         })
     }
 }

@@ -57,8 +57,8 @@ fn needs(node: &str, a: &Attributes<'_>) -> Needs {
         ("", "pods") if a.verb == "get" => Needs::OwnPodIfAny,
         // The field selector must ask for no more than the node's own (KEP-4601).
         ("", "pods") if reads => own(a.of_node == node),
-        // Admission would have to tell mirror pods, which no agent of ours makes.
-        ("", "pods") if a.verb == "create" && a.subresource.is_empty() => Needs::Refused,
+        // Mirrors of its static pods alone: admission looks at them.
+        ("", "pods") if a.verb == "create" && a.subresource.is_empty() => Needs::Nothing,
         ("", "pods") => Needs::OwnPod,
         // The name of a new Node, Lease or CSINode is in its body: admission looks at it.
         ("", "nodes") => own(reads || a.verb == "create" || (a.name == node && a.verb != "delete")),
@@ -177,7 +177,7 @@ mod tests {
             ("get", "", "serviceaccounts", "", "default", "s", Nothing),
             ("get", "", "pods", "", "default", "p", OwnPodIfAny),
             ("list", "", "pods", "", "", "", Refused),
-            ("create", "", "pods", "", "default", "", Refused),
+            ("create", "", "pods", "", "default", "", Nothing),
             ("patch", "", "pods", "status", "default", "p", OwnPod),
             ("delete", "", "pods", "", "default", "p", OwnPod),
             ("create", "", "pods", "eviction", "default", "p", OwnPod),

@@ -18,6 +18,7 @@ use crate::fake::{FakeNetwork, FakeRuntime};
 use crate::ports::ContainerState;
 
 mod fake_api;
+mod static_pods;
 use fake_api::{Door, FakeApi};
 
 struct World {

@@ -10,7 +10,6 @@ use crate::observed::{ephemeral_containers, find_container, init_containers, spe
 use crate::ports::{ContainerState, ContainerStatus};
 
 pub mod format;
-mod notify;
 pub mod read;
 
 pub use read::{last_lines, read_start};

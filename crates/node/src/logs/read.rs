@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::format::{Wanted, parse, render};
-use super::notify::FileChanges;
+use crate::notify::FileChanges;
 use crate::ports::RuntimeEvent;
 
 const CHUNK: usize = 64 * 1024;
@@ -243,7 +243,7 @@ impl Reader {
                 return Ok(());
             }
             tokio::select! {
-                changed = watch.next() => changed?,
+                changed = watch.next() => drop(changed?),
                 event = follow.events.recv() => {
                     over = event.is_none() || (follow.exited)().await;
                 }

@@ -3,6 +3,7 @@
 use client::EventType;
 
 use super::{Flow, PodWorker};
+use crate::admission::Supply;
 use crate::pod_actions::{is_finished, is_terminating};
 use crate::ports::{Resources, RuntimeError};
 use crate::resize;
@@ -28,7 +29,7 @@ impl PodWorker {
             if begun {
                 shared.book.adopt(&self.uid, &self.pod);
             } else if let Err(failure) =
-                shared.book.admit(&self.uid, &self.pod, &shared.facts, &shared.supply())
+                shared.book.admit(&self.uid, &self.pod, &shared.facts, &self.supply())
             {
                 shared.events.pod(&self.pod, EventType::Warning, &failure.reason, &failure.message);
                 self.memory.failure = Some(failure);
@@ -36,6 +37,13 @@ impl PodWorker {
             }
         }
         self.resize();
+    }
+
+    /// Pressure keeps no static pod away: the machine's owner put it there.
+    fn supply(&self) -> Supply {
+        let supply = self.shared.supply();
+        let pressures = if self.mirror.is_some() { Vec::new() } else { supply.pressures };
+        Supply { pressures, ..supply }
     }
 
     fn resize(&mut self) {

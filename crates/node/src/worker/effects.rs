@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::{GroupVersionResource, ObjectKey, RequestOptions};
+use api::{ObjectKey, RequestOptions};
 use client::EventType;
 
-use super::{Flow, PodWorker, Wake};
+use super::{Flow, PodWorker, Wake, key_of, pods};
 use crate::hooks;
 use crate::hosts_file::{host_names, hosts_file};
 use crate::images::blocked;
@@ -321,6 +321,9 @@ impl PodWorker {
 
     pub(super) async fn forget(&mut self) -> Flow {
         self.shared.book.release(&self.uid);
+        if !self.drop_mirror().await {
+            return Flow::Failed;
+        }
         let dir = self.log_dir();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
         if let Ok(Err(error)) = removed
@@ -332,11 +335,6 @@ impl PodWorker {
     }
 
     pub(super) fn key(&self) -> ObjectKey {
-        let meta = &self.pod.metadata;
-        ObjectKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        key_of(&self.pod)
     }
-}
-
-pub(super) fn pods() -> GroupVersionResource {
-    GroupVersionResource::new("", "v1", "pods")
 }

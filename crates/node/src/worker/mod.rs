@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{GroupVersionResource, ObjectKey};
 use client::{Client, Clock, Informer};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -39,6 +40,7 @@ use crate::volumes::{certificate::Certificates, pod_dir, token::Tokens};
 
 mod admit;
 mod effects;
+mod mirror;
 mod report;
 mod start;
 
@@ -77,11 +79,23 @@ impl Shared {
     }
 }
 
+/// Where a pod comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Api,
+    /// A static pod.
+    File,
+}
+
 /// A reason to look.
 pub(crate) enum Wake {
     Pod(Arc<client::Cached<core::Pod>>),
-    /// The API has no such pod any more.
+    /// The API has no such pod any more, or the static pod's file has gone.
     Gone,
+    /// The static pod's mirror in the API.
+    Mirror(Arc<client::Cached<core::Pod>>),
+    /// The mirror of this uid is no longer there.
+    MirrorGone(String),
     /// The node gives the pod up.
     Fail(Failure),
     /// Something happened in the runtime.
@@ -159,6 +173,8 @@ pub(crate) struct PodWorker {
     shared: Arc<Shared>,
     uid: String,
     pod: core::Pod,
+    /// Of a static pod.
+    mirror: Option<mirror::Mirror>,
     record: PodRecord,
     memory: Memory,
     inbox: mpsc::UnboundedReceiver<Wake>,
@@ -173,6 +189,7 @@ impl PodWorker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         pod: core::Pod,
+        origin: Origin,
         wake: mpsc::UnboundedSender<Wake>,
         inbox: mpsc::UnboundedReceiver<Wake>,
     ) -> Self {
@@ -182,6 +199,7 @@ impl PodWorker {
             shared,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             pod,
+            mirror: (origin == Origin::File).then(mirror::Mirror::default),
             record: PodRecord::default(),
             memory: Memory::default(),
             inbox,
@@ -233,6 +251,8 @@ impl PodWorker {
         match wake {
             Wake::Pod(cached) => self.take_pod(cached.object.clone()),
             Wake::Gone => self.memory.gone = true,
+            Wake::Mirror(cached) => self.take_mirror(cached.object.clone()),
+            Wake::MirrorGone(uid) => self.mirror_gone(&uid),
             Wake::Fail(failure) => {
                 let events = &self.shared.events;
                 events.pod(&self.pod, client::EventType::Warning, &failure.reason, &failure.message);
@@ -518,6 +538,16 @@ impl PodWorker {
             PodAction::Forget => self.forget().await,
         }
     }
+}
+
+/// Namespace and name.
+pub(crate) fn key_of(pod: &core::Pod) -> ObjectKey {
+    let meta = &pod.metadata;
+    ObjectKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+pub(crate) fn pods() -> GroupVersionResource {
+    GroupVersionResource::new("", "v1", "pods")
 }
 
 /// `metadata.resourceVersion` as a number.

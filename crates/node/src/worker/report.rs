@@ -1,13 +1,12 @@
 //! Reporting a pod's status, and what exited containers left.
 
-use api::{Object, PatchType, RequestOptions, Status};
-use client::EventType;
+use api::{ObjectKey, PatchType, RequestOptions, Status};
+use client::{Client, EventType};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Map, Value, json};
 
-use super::effects::pods;
-use super::{PodWorker, revision};
+use super::{PodWorker, pods, revision};
 use crate::container_config::termination_file;
 use crate::observed::{Blocked, elapsed, find_container};
 use crate::pod_actions::{back_off, is_terminating};
@@ -50,14 +49,13 @@ impl PodWorker {
                 // Before anybody hears of it: the place may be taken at once.
                 self.shared.book.release(&self.uid);
             }
-            let Some(patch) = status_patch(&self.pod, &status) else { return };
-            let options = RequestOptions::default();
-            let client = &self.shared.client;
-            let answer =
-                client.patch(&pods(), &self.key(), Some("status"), PatchType::Merge, &patch, options).await;
-            match answer {
-                Ok(object) => {
-                    self.take_answer(object);
+            if self.mirror.is_some() {
+                return self.report_mirror(status).await;
+            }
+            match send_status(&self.shared.client, &self.key(), &self.pod, &status).await {
+                Ok(None) => return,
+                Ok(Some(pod)) => {
+                    self.take_answer(pod);
                     self.memory.failures = 0;
                     return;
                 }
@@ -79,11 +77,9 @@ impl PodWorker {
         self.retry();
     }
 
-    fn take_answer(&mut self, object: Object) {
-        match serde_json::from_value::<core::Pod>(object.into_value()) {
-            Ok(pod) if revision(&pod) >= revision(&self.pod) => self.accept(pod),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(pod = %self.uid, %error, "cannot read the API's answer"),
+    fn take_answer(&mut self, pod: core::Pod) {
+        if revision(&pod) >= revision(&self.pod) {
+            self.accept(pod);
         }
     }
 
@@ -171,6 +167,19 @@ impl PodWorker {
             self.shared.events.container(&self.pod, &container.name, EventType::Warning, "BackOff", &text);
         }
     }
+}
+
+/// Writes what differs; the answer is the pod as it is now, or `None` when nothing did.
+pub(super) async fn send_status(
+    client: &Client,
+    key: &ObjectKey,
+    pod: &core::Pod,
+    status: &core::PodStatus,
+) -> Result<Option<core::Pod>, Status> {
+    let Some(patch) = status_patch(pod, status) else { return Ok(None) };
+    let options = RequestOptions::default();
+    let answer = client.patch(&pods(), key, Some("status"), PatchType::Merge, &patch, options).await?;
+    serde_json::from_value(answer.into_value()).map(Some).map_err(Status::internal)
 }
 
 /// A merge patch from the pod's present status to `status`, or `None` when nothing the node owns differs.

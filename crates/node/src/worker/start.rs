@@ -257,6 +257,8 @@ impl PodWorker {
         tokio::select! {
             biased;
             () = shared.services.synced() => {}
+            // A static pod must run without an API server.
+            () = std::future::ready(()), if self.mirror.is_some() => {}
             () = shared.clock.sleep(FIRST_READ) => {
                 return Err("services have not yet been read at least once, cannot construct envvars".into());
             }

@@ -3,6 +3,7 @@
 use api::{FieldError, Object, RequestOptions, Status};
 use serde_json::json;
 
+use crate::admission::mirror_pod::MIRROR;
 use crate::resource::{DeleteDecision, Strategy, WriteContext};
 use crate::resources::check::{At, Errors, immutable};
 use crate::resources::pod_spec::{defaults, resize, update, validate};
@@ -107,6 +108,7 @@ impl Strategy for PodStrategy {
             spec_update(new, &old, &mut e);
         }
         immutable(&mut e, new, old, &["status", "qosClass"]);
+        mirror_stays(new, old, &mut e);
         e
     }
 
@@ -187,4 +189,15 @@ fn ephemeral_update(new: &Object, old: &Object, e: &mut Errors) {
             Some(_) => {}
         }
     }
+}
+
+/// Whether a pod mirrors a static pod is decided when it is made.
+fn mirror_stays(new: &Object, old: &Object, e: &mut Errors) {
+    let of = |pod: &Object| pod.get(&["metadata", "annotations", MIRROR]).cloned();
+    let detail = match (of(old), of(new)) {
+        (before, now) if before == now => return,
+        (None, _) => "may not add mirror pod annotation",
+        (Some(_), _) => "may not remove or update mirror pod annotation",
+    };
+    e.push(FieldError::forbidden(format!("metadata.annotations[{MIRROR}]"), detail));
 }

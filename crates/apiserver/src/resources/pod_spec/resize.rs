@@ -3,6 +3,7 @@
 use api::{FieldError, Object};
 use serde_json::Value;
 
+use crate::admission::mirror_pod::MIRROR;
 use crate::resources::check::{At, Errors};
 
 const LISTS: [&str; 2] = ["containers", "initContainers"];
@@ -37,7 +38,7 @@ pub(crate) fn take_over(new: &mut Object, old: &Object) {
 /// Findings on a resize. `classes`: QoS class of the new and of the old pod.
 pub(crate) fn validate(new: &Object, old: &Object, classes: (&str, &str), e: &mut Errors) {
     let (new_spec, old_spec) = (At::top(new, "spec"), At::top(old, "spec"));
-    if !old.str(&["metadata", "annotations", "kubernetes.io/config.mirror"]).is_empty() {
+    if !old.str(&["metadata", "annotations", MIRROR]).is_empty() {
         e.push(FieldError::forbidden("", "static pods cannot be resized"));
         return;
     }
