@@ -58,14 +58,32 @@ impl<T> Clone for Informer<T> {
 }
 
 struct Shared<T> {
+    feed: Feed,
+    state: RwLock<State<T>>,
+}
+
+/// What a cache is filled from, and how far it is.
+struct Feed {
     gvr: GroupVersionResource,
     scope: Scope,
-    state: RwLock<State<T>>,
     synced: watch::Sender<bool>,
     progress: watch::Sender<u64>,
 }
 
+/// A cache as its feeding sees it, which is compiled once for all types.
+trait Sink: Send + Sync {
+    fn feed(&self) -> &Feed;
+    /// Takes a page of a list, the first or a further one; its revision and how to go on.
+    fn take_page(&self, bytes: &[u8], first: bool) -> Result<(u64, String), Status>;
+    /// The list is complete: it replaces what was cached.
+    fn end_list(&self);
+    /// Puts one event into the cache and returns its revision.
+    fn apply_event(&self, event: &WatchEvent) -> Option<u64>;
+}
+
 struct State<T> {
+    /// The pages of a list so far.
+    listed: Vec<Cached<T>>,
     objects: BTreeMap<ObjectKey, Arc<Cached<T>>>,
     owned: HashMap<String, BTreeSet<ObjectKey>>,
     subscribers: Vec<mpsc::UnboundedSender<Change<T>>>,
@@ -81,26 +99,26 @@ impl<T: Kind> Informer<T> {
 impl<T: DeserializeOwned + Send + Sync + 'static> Informer<T> {
     /// Starts the cache of a resource known only at run time, each object decoded as `T`.
     pub fn start_resource(client: &Client, gvr: GroupVersionResource, scope: Scope) -> Informer<T> {
-        let state = State { objects: BTreeMap::new(), owned: HashMap::new(), subscribers: Vec::new() };
-        let shared = Arc::new(Shared {
-            gvr,
-            scope,
-            state: RwLock::new(state),
-            synced: watch::Sender::new(false),
-            progress: watch::Sender::new(0),
-        });
+        let state = State {
+            listed: Vec::new(),
+            objects: BTreeMap::new(),
+            owned: HashMap::new(),
+            subscribers: Vec::new(),
+        };
+        let feed = Feed { gvr, scope, synced: watch::Sender::new(false), progress: watch::Sender::new(0) };
+        let shared = Arc::new(Shared { feed, state: RwLock::new(state) });
         let task = spawn(keep_current(client.clone(), shared.clone()));
         Informer { shared, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
     /// The resource.
     pub fn gvr(&self) -> &GroupVersionResource {
-        &self.shared.gvr
+        &self.shared.feed.gvr
     }
 
     /// Completes once the first list is in the cache.
     pub async fn synced(&self) {
-        let mut synced = self.shared.synced.subscribe();
+        let mut synced = self.shared.feed.synced.subscribe();
         if synced.wait_for(|done| *done).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -108,12 +126,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Informer<T> {
 
     /// Whether the first list is in the cache.
     pub fn is_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        *self.shared.feed.synced.borrow()
     }
 
     /// Everything up to this revision is in the cache.
     pub fn progress(&self) -> watch::Receiver<u64> {
-        self.shared.progress.subscribe()
+        self.shared.feed.progress.subscribe()
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<Cached<T>>> {
@@ -162,9 +180,45 @@ impl<T> Shared<T> {
     fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn advance(&self, revision: u64) {
-        self.progress.send_replace(revision);
+impl<T: DeserializeOwned + Send + Sync> Sink for Shared<T> {
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn take_page(&self, bytes: &[u8], first: bool) -> Result<(u64, String), Status> {
+        let page = decode_cached_list::<T>(bytes)?;
+        let mut state = self.write();
+        if first {
+            state.listed.clear();
+        }
+        state.listed.extend(page.items);
+        Ok((page.resource_version.parse().unwrap_or(0), page.continue_token))
+    }
+
+    fn end_list(&self) {
+        let mut state = self.write();
+        let items = std::mem::take(&mut state.listed);
+        state.replace(items);
+    }
+
+    fn apply_event(&self, event: &WatchEvent) -> Option<u64> {
+        if event.kind == EventKind::Bookmark {
+            return revision_of(&event.object);
+        }
+        match decode_cached::<T>(&event.object) {
+            Ok(object) => {
+                let (key, revision) = (object.key.clone(), object.revision);
+                let new = (event.kind != EventKind::Deleted).then(|| Arc::new(object));
+                self.write().apply(key, new);
+                Some(revision)
+            }
+            Err(status) => {
+                tracing::error!(gvr = %self.feed.gvr, %status, "skipping an object that cannot be decoded");
+                revision_of(&event.object)
+            }
+        }
     }
 }
 
@@ -216,71 +270,63 @@ enum WatchEnd {
     Relist,
 }
 
-async fn keep_current<T: DeserializeOwned + Send + Sync + 'static>(client: Client, shared: Arc<Shared<T>>) {
+async fn keep_current(client: Client, sink: Arc<dyn Sink>) {
     let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
     loop {
-        match list_all(&client, &shared).await {
+        match list_all(&client, sink.as_ref()).await {
             Ok(revision) => {
                 backoff.reset();
-                watch_until_gone(&client, &shared, revision, &mut backoff).await;
+                watch_until_gone(&client, sink.as_ref(), revision, &mut backoff).await;
             }
-            Err(status) => tracing::warn!(gvr = %shared.gvr, %status, "list failed"),
+            Err(status) => tracing::warn!(gvr = %sink.feed().gvr, %status, "list failed"),
         }
         client.clock().sleep(backoff.next(client.clock().as_ref())).await;
     }
 }
 
-async fn list_all<T: DeserializeOwned>(client: &Client, shared: &Shared<T>) -> Result<u64, Status> {
-    let namespace = shared.scope.namespace.as_deref();
-    let mut options = RequestOptions { limit: Some(PAGE), ..shared.scope.options() };
-    let mut items = Vec::new();
+async fn list_all(client: &Client, sink: &dyn Sink) -> Result<u64, Status> {
+    let Feed { gvr, scope, synced, progress } = sink.feed();
+    let mut options = RequestOptions { limit: Some(PAGE), ..scope.options() };
     let revision = loop {
-        let mut request = ApiRequest::resource(Verb::List, shared.gvr.clone(), namespace, None, None);
+        let mut request =
+            ApiRequest::resource(Verb::List, gvr.clone(), scope.namespace.as_deref(), None, None);
         request.options = options.clone();
-        let page = decode_cached_list::<T>(&client.bytes(request).await?)?;
-        items.extend(page.items);
-        if page.continue_token.is_empty() {
-            break page.resource_version.parse().unwrap_or(0);
+        let page = client.bytes(request).await?;
+        let (revision, next) = sink.take_page(&page, options.continue_token.is_none())?;
+        if next.is_empty() {
+            break revision;
         }
-        options.continue_token = Some(page.continue_token);
+        options.continue_token = Some(next);
     };
-    shared.write().replace(items);
-    shared.advance(revision);
-    shared.synced.send_replace(true);
+    sink.end_list();
+    progress.send_replace(revision);
+    synced.send_replace(true);
     Ok(revision)
 }
 
 /// Watches from `revision` on, reconnecting, until the server has forgotten where we were.
-async fn watch_until_gone<T: DeserializeOwned>(
-    client: &Client,
-    shared: &Shared<T>,
-    mut revision: u64,
-    backoff: &mut Backoff,
-) {
+async fn watch_until_gone(client: &Client, sink: &dyn Sink, mut revision: u64, backoff: &mut Backoff) {
     loop {
-        match watch_once(client, shared, &mut revision).await {
+        match watch_once(client, sink, &mut revision).await {
             Ok(WatchEnd::Relist) => return,
             Ok(WatchEnd::Resume { saw_events: true }) => backoff.reset(),
             Ok(WatchEnd::Resume { saw_events: false }) => {}
             Err(status) if status.is_expired() => return,
-            Err(status) => tracing::warn!(gvr = %shared.gvr, %status, "watch failed"),
+            Err(status) => tracing::warn!(gvr = %sink.feed().gvr, %status, "watch failed"),
         }
         client.clock().sleep(backoff.next(client.clock().as_ref())).await;
     }
 }
 
-async fn watch_once<T: DeserializeOwned>(
-    client: &Client,
-    shared: &Shared<T>,
-    revision: &mut u64,
-) -> Result<WatchEnd, Status> {
+async fn watch_once(client: &Client, sink: &dyn Sink, revision: &mut u64) -> Result<WatchEnd, Status> {
+    let Feed { gvr, scope, progress, .. } = sink.feed();
     let options = RequestOptions {
         resource_version: Some(revision.to_string()),
         allow_watch_bookmarks: true,
         timeout_seconds: Some(WATCH_SECONDS + client.clock().random() % WATCH_SECONDS),
-        ..shared.scope.options()
+        ..scope.options()
     };
-    let mut stream = client.watch(&shared.gvr, shared.scope.namespace.as_deref(), options).await?;
+    let mut stream = client.watch(gvr, scope.namespace.as_deref(), options).await?;
     let mut saw_events = false;
     while let Some(event) = stream.next().await {
         saw_events = true;
@@ -293,29 +339,10 @@ async fn watch_once<T: DeserializeOwned>(
                 Err(status)
             };
         }
-        if let Some(seen) = apply_event(shared, &event) {
+        if let Some(seen) = sink.apply_event(&event) {
             *revision = seen;
-            shared.advance(seen);
+            progress.send_replace(seen);
         }
     }
     Ok(WatchEnd::Resume { saw_events })
-}
-
-/// Puts one event into the cache and returns its revision.
-fn apply_event<T: DeserializeOwned>(shared: &Shared<T>, event: &WatchEvent) -> Option<u64> {
-    if event.kind == EventKind::Bookmark {
-        return revision_of(&event.object);
-    }
-    match decode_cached::<T>(&event.object) {
-        Ok(object) => {
-            let (key, revision) = (object.key.clone(), object.revision);
-            let new = (event.kind != EventKind::Deleted).then(|| Arc::new(object));
-            shared.write().apply(key, new);
-            Some(revision)
-        }
-        Err(status) => {
-            tracing::error!(gvr = %shared.gvr, %status, "skipping an object that cannot be decoded");
-            revision_of(&event.object)
-        }
-    }
 }
