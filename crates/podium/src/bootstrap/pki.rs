@@ -1,4 +1,5 @@
-//! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key.
+//! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key; and a
+//! second authority, whose only client is the API server when it passes requests on to other API servers.
 //!
 //! Keys are made once, at random, and never anew silently: a missing key beside its certificate is an error.
 //! Leaf certificates are made again at a start when they near their end or name other addresses.
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use apiserver::FrontProxy;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -37,6 +39,7 @@ pub(crate) struct Credential {
 pub(crate) struct Pki {
     pub(crate) ca_pem: String,
     ca_key_pem: String,
+    front_proxy_ca: Credential,
     /// PKCS#8 PEM of the ECDSA P-256 key that signs service-account tokens
     pub(crate) service_account_key_pem: String,
     dir: PathBuf,
@@ -49,33 +52,30 @@ impl Pki {
     /// When a file can't be read or written, or when half of a pair is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        match (cert.exists(), key.exists()) {
-            (false, false) => {
-                let (cert_pem, key_pem) = new_authority()?;
-                write_secret(&key, &key_pem)?;
-                write_secret(&cert, &cert_pem)?;
-            }
-            (true, true) => {}
-            (true, false) => bail!("{} is missing: restore it from a backup", key.display()),
-            (false, true) => bail!("{} is missing: restore it from a backup", cert.display()),
-        }
+        let ca = open_authority(dir, "ca", "podium-ca")?;
+        let front_proxy_ca = open_authority(dir, "front-proxy-ca", "front-proxy-ca")?;
         let token_key = dir.join("service-account.key");
         if !token_key.exists() {
             write_secret(&token_key, &KeyPair::generate()?.serialize_pem())?;
         }
-        let ca_pem = read(&cert)?;
-        ensure!(
-            days_left(&ca_pem)? >= 0,
-            "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
-            cert.display()
-        );
         Ok(Self {
-            ca_pem,
-            ca_key_pem: read(&key)?,
+            ca_pem: ca.cert_pem,
+            ca_key_pem: ca.key_pem,
+            front_proxy_ca,
             service_account_key_pem: read(&token_key)?,
             dir: dir.to_owned(),
         })
+    }
+
+    /// What the API server shows to other API servers that it passes requests on to, with the authority that vouches for it.
+    ///
+    /// # Errors
+    /// When a file can't be read or written.
+    pub(crate) fn front_proxy(&self) -> Result<FrontProxy> {
+        let (name, ca) = (FrontProxy::NAME, &self.front_proxy_ca);
+        let Credential { cert_pem, key_pem } =
+            self.leaf(ca, "front-proxy-client", client(name, &[]), name)?;
+        Ok(FrontProxy { ca_pem: ca.cert_pem.clone(), cert_pem, key_pem })
     }
 
     /// The API server's certificate for these names and addresses; the one on disk if it still serves.
@@ -88,7 +88,7 @@ impl Pki {
         params.distinguished_name = subject("kube-apiserver", &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let wanted = format!("{names:?} {addresses:?}");
-        self.leaf("apiserver", params, &wanted)
+        self.leaf(&self.ca(), "apiserver", params, &wanted)
     }
 
     /// A client certificate: `user` is the common name, `groups` are the organisations (Kubernetes: "X.509 client certificates").
@@ -96,10 +96,7 @@ impl Pki {
     /// # Errors
     /// When a file can't be read or written.
     pub(crate) fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Credential> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name = subject(user, groups);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.leaf(file, params, &format!("{user} {groups:?}"))
+        self.leaf(&self.ca(), file, client(user, groups), &format!("{user} {groups:?}"))
     }
 
     /// What signs other machines' requests.
@@ -107,8 +104,18 @@ impl Pki {
         Authority { ca_pem: self.ca_pem.clone(), ca_key_pem: self.ca_key_pem.clone() }
     }
 
+    fn ca(&self) -> Credential {
+        Credential { cert_pem: self.ca_pem.clone(), key_pem: self.ca_key_pem.clone() }
+    }
+
     /// `wanted` describes the contents; it is kept beside the certificate, which is made again when it changes.
-    fn leaf(&self, file: &str, mut params: CertificateParams, wanted: &str) -> Result<Credential> {
+    fn leaf(
+        &self,
+        ca: &Credential,
+        file: &str,
+        mut params: CertificateParams,
+        wanted: &str,
+    ) -> Result<Credential> {
         let path = |extension: &str| self.dir.join(format!("{file}.{extension}"));
         let (cert, key, contents) = (path("crt"), path("key"), path("for"));
         let same = fs::read_to_string(&contents).is_ok_and(|text| text == wanted);
@@ -118,7 +125,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         validity(&mut params, LEAF_DAYS);
         let key_pair = KeyPair::generate()?;
-        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
+        let issuer = Issuer::from_ca_cert_pem(&ca.cert_pem, KeyPair::from_pem(&ca.key_pem)?)
             .context("the authority's certificate and key can't be used")?;
         let made = params.signed_by(&key_pair, &issuer)?;
         let credential = Credential { cert_pem: made.pem(), key_pem: key_pair.serialize_pem() };
@@ -172,9 +179,39 @@ pub(crate) fn node_request(node: &str, key: &KeyPair, names: &[&str]) -> Result<
     Ok(params.serialize_request(key)?.pem()?)
 }
 
-fn new_authority() -> Result<(String, String)> {
+/// What a client certificate says.
+fn client(user: &str, groups: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(user, groups);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+/// An authority of the key directory; made when it has neither certificate nor key.
+fn open_authority(dir: &Path, file: &str, name: &str) -> Result<Credential> {
+    let (cert, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
+    match (cert.exists(), key.exists()) {
+        (false, false) => {
+            let (cert_pem, key_pem) = new_authority(name)?;
+            write_secret(&key, &key_pem)?;
+            write_secret(&cert, &cert_pem)?;
+        }
+        (true, true) => {}
+        (true, false) => bail!("{} is missing: restore it from a backup", key.display()),
+        (false, true) => bail!("{} is missing: restore it from a backup", cert.display()),
+    }
+    let cert_pem = read(&cert)?;
+    ensure!(
+        days_left(&cert_pem)? >= 0,
+        "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
+        cert.display()
+    );
+    Ok(Credential { cert_pem, key_pem: read(&key)? })
+}
+
+fn new_authority(name: &str) -> Result<(String, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name = subject("podium-ca", &[]);
+    params.distinguished_name = subject(name, &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -257,6 +294,20 @@ mod tests {
         assert_eq!(admin.cert_pem, again.client("admin", "admin", &["system:masters"]).unwrap().cert_pem);
         let other = again.client("admin", "admin", &["other"]).unwrap();
         assert_ne!(admin.cert_pem, other.cert_pem, "another subject needs another certificate");
+    }
+
+    #[test]
+    fn the_front_proxy_has_an_authority_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let one = pki.front_proxy().unwrap();
+        assert_ne!(one.ca_pem, pki.ca_pem, "who may be a client is no proxy");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(one.cert_pem.as_bytes()).unwrap();
+        let cert = pem.parse_x509().unwrap();
+        assert_eq!(cert.subject().to_string(), "CN=front-proxy-client");
+        assert_eq!(cert.issuer().to_string(), "CN=front-proxy-ca");
+        let again = Pki::open(dir.path()).unwrap().front_proxy().unwrap();
+        assert_eq!((one.ca_pem, one.cert_pem), (again.ca_pem, again.cert_pem));
     }
 
     #[test]
