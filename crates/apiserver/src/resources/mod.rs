@@ -77,6 +77,7 @@ fn groups() -> Vec<Group> {
         group("authentication.k8s.io", "v1", (17_700, 15), reviews::authentication()),
         group("authorization.k8s.io", "v1", (17_600, 15), reviews::authorization()),
         group("autoscaling", "v2", (17_500, 30), autoscaling::rows()),
+        group("autoscaling", "v1", (17_500, 15), autoscaling::older_rows()),
         group("batch", "v1", (17_400, 15), batch::rows()),
         group("certificates.k8s.io", "v1", (17_300, 15), certificates()),
         group("networking.k8s.io", "v1", (17_200, 15), networking::rows()),

@@ -5,6 +5,7 @@
 #![recursion_limit = "256"]
 
 mod aggregation;
+mod autoscaling;
 mod binary;
 mod common;
 mod conversion;
