@@ -67,7 +67,7 @@ pub(super) async fn run(server: Weak<ApiServer>) {
             Err(status) => tracing::warn!(%status, "the APIServices cannot be read"),
         }
         drop(strong);
-        changes.wait(Instant::now() + AGAIN).await;
+        changes.next().await;
     }
     tasks.into_values().for_each(|task| task.abort());
 }
@@ -76,17 +76,14 @@ pub(super) async fn run(server: Weak<ApiServer>) {
 struct Changes(Vec<watch::Receiver<()>>);
 
 impl Changes {
-    /// Returns at the next change or at a time. A closed channel counts as a change: there is something new to subscribe to.
-    async fn wait(&mut self, until: Instant) {
+    /// Returns at the next change. A closed channel counts as one: there is something new to subscribe to.
+    async fn next(&mut self) {
+        if self.0.is_empty() {
+            return tokio::time::sleep(AGAIN).await;
+        }
         let changed = self.0.iter_mut().map(|receiver| Box::pin(receiver.changed()));
-        let changed: Vec<_> = changed.collect();
-        if changed.is_empty() {
-            return tokio::time::sleep_until(until).await;
-        }
-        let any = futures_util::future::select_all(changed);
-        if tokio::time::timeout_at(until, any).await.is_ok() {
-            tokio::time::sleep(SETTLE).await;
-        }
+        drop(futures_util::future::select_all(changed).await);
+        tokio::time::sleep(SETTLE).await;
     }
 }
 
@@ -154,7 +151,9 @@ async fn look_after(server: Weak<ApiServer>, name: String) {
             }
         }
         drop(strong);
-        changes.wait(due).await;
+        if tokio::time::timeout_at(due, changes.next()).await.is_err() {
+            tracing::trace!(apiservice = name, "time to ask again");
+        }
     }
 }
 
