@@ -4,7 +4,7 @@
 //!   Deployment ──▶ ReplicaSet ──▶ Pod ──▶ EndpointSlice, Endpoints ◀── Service
 //!   PersistentVolumeClaim ◀──▶ PersistentVolume      ResourceQuota: what a namespace uses
 //!   Namespace: empties what is terminating      garbage collector: follows owner references
-//!   default ServiceAccount and root CA in every namespace
+//!   HorizontalPodAutoscaler ──▶ scale of what it names      default ServiceAccount and root CA in every namespace
 //! ```
 //!
 //! Invariants:
@@ -12,6 +12,7 @@
 //! - What ranges over all kinds ranges over discovery, never over a list of kinds.
 //! - An object is controlled by one owner; an orphan is adopted only after a live read of the adopter.
 
+pub mod autoscaler;
 pub mod claim;
 pub mod cronjob;
 pub mod daemonset;
@@ -89,6 +90,7 @@ const INCOMPLETE: Duration = Duration::from_secs(30);
 async fn run_over_all_kinds(client: Client, mut stop: watch::Receiver<bool>) {
     let definitions = Informer::<Definition>::start(&client, Scope::default());
     let registrations = Informer::<Registration>::start(&client, Scope::default());
+    let memory: Arc<autoscaler::Memory> = Arc::default();
     let (mut changes, mut moves) = (definitions.subscribe(), registrations.subscribe());
     let mut kinds = tokio::select! {
         kinds = discover(&client) => kinds,
@@ -100,6 +102,10 @@ async fn run_over_all_kinds(client: Client, mut stop: watch::Receiver<bool>) {
         let controllers: Vec<Arc<dyn Controller>> = vec![
             Arc::new(namespace::NamespaceController { resources: resources.clone(), unknown }),
             Arc::new(resource_quota::ResourceQuotaController { resources: resources.clone() }),
+            Arc::new(autoscaler::HorizontalController {
+                resources: resources.clone(),
+                memory: memory.clone(),
+            }),
             Arc::new(garbage_collector::GarbageCollector { resources }),
         ];
         let (end, ended) = watch::channel(false);
