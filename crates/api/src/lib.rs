@@ -23,6 +23,7 @@ pub mod selector;
 pub mod status;
 pub mod stream;
 pub mod time;
+mod wire;
 
 pub use meta::{GroupVersionKind, GroupVersionResource, ObjectKey};
 pub use object::Object;
@@ -34,3 +35,4 @@ pub use request::{
 pub use schema::{Embedded, Field, FieldType, ListType, SchemaTable, TypeDef, TypeId};
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Cause, FieldError, FieldErrorKind, Reason, Status};
+pub use wire::HttpParts;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::authz::{MASTERS, policy};
 use crate::resource::UserInfo;
-use crate::server::{ApiServer, OpenError};
+use crate::server::{ApiServer, FrontProxy, OpenError, ServerConfig};
 
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Priorities of what the cluster itself needs (Kubernetes, "Pod Priority and Preemption").
@@ -45,15 +45,41 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), OpenError> {
             "metadata": {"name": name}, "value": value, "description": description});
         make.ensure(("scheduling.k8s.io", "v1", "priorityclasses"), None, class, |_, _| false).await?;
     }
+    for role in policy::roles() {
+        let namespace = policy::NAMESPACE;
+        make.ensure(rbac("roles"), Some(namespace), role, |is, want| add_missing(is, want, "rules")).await?;
+    }
+    for binding in policy::role_bindings() {
+        let mend = |is: &mut Object, want: &Value| add_missing(is, want, "subjects");
+        make.ensure(rbac("rolebindings"), Some(policy::NAMESPACE), binding, mend).await?;
+    }
     let authentication = json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": server.config.client_ca_pem}});
-    make.ensure(("", "v1", "configmaps"), Some("kube-system"), authentication, |is, want| {
+        "metadata": {"name": policy::AUTHENTICATION, "namespace": policy::NAMESPACE},
+        "data": authentication(&server.config)});
+    make.ensure(("", "v1", "configmaps"), Some(policy::NAMESPACE), authentication, |is, want| {
         take(is, want, &["data"])
     })
     .await?;
     own_network(&make).await?;
     own_service(&make).await
+}
+
+/// How other API servers find out who asks them (Kubernetes, "Configure the Aggregation Layer").
+fn authentication(config: &ServerConfig) -> Value {
+    let mut data = json!({"client-ca-file": config.client_ca_pem});
+    if let Some(proxy) = &config.front_proxy {
+        data["requestheader-client-ca-file"] = proxy.ca_pem.clone().into();
+        for (name, values) in [
+            ("requestheader-allowed-names", FrontProxy::NAME),
+            ("requestheader-username-headers", "X-Remote-User"),
+            ("requestheader-uid-headers", "X-Remote-Uid"),
+            ("requestheader-group-headers", "X-Remote-Group"),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+        ] {
+            data[name] = json!([values]).to_string().into();
+        }
+    }
+    data
 }
 
 /// The network that Service addresses come from, as an object for those who look it up.

@@ -4,8 +4,9 @@ use api::{ApiRequest, ApiResponse, Reason, ResponseBody, Status};
 use serde_json::{Value, json};
 
 use crate::pipeline::no_such_path;
+use crate::resource::ResourceSet;
 use crate::server::ApiServer;
-use crate::{discovery, metrics, openapi, usage};
+use crate::{aggregation, discovery, metrics, openapi, usage};
 
 pub(crate) const MAJOR: &str = "1";
 pub(crate) const MINOR: &str = "37";
@@ -21,7 +22,7 @@ pub(crate) async fn answer(
     let advertise = server.config.advertise.to_string();
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     match trimmed {
-        "/" => Ok(json(&paths(server))),
+        "/" => Ok(json(&paths(&groups(server, &server.resources()).await?))),
         "/version" => Ok(json(&version())),
         "/metrics" => Ok(text(metrics::text(server).await?, "text/plain; version=0.0.4; charset=utf-8")),
         _ if is_health(trimmed) => health(server, trimmed, request).await,
@@ -35,11 +36,18 @@ pub(crate) async fn answer(
             let hash = request.options.extra("hash").unwrap_or_default();
             server.registry.resources.settle().await;
             let resources = server.resources();
-            discovery::document(&usage::with_rows(&resources), trimmed, &request.accept, &advertise)
-                .or_else(|| openapi::document(&resources, trimmed, &request.accept, hash))
+            let groups = groups(server, &resources).await?;
+            discovery::document(&groups, trimmed, &request.accept, &advertise)
+                .or_else(|| openapi::document(&resources, &groups, trimmed, &request.accept, hash))
                 .ok_or_else(no_such_path)
         }
     }
+}
+
+/// All groups that the API has at this moment, served here or elsewhere.
+async fn groups(server: &ApiServer, resources: &ResourceSet) -> Result<Vec<discovery::Group>, Status> {
+    let routes = aggregation::routes(server).await?;
+    Ok(aggregation::listing(&server.aggregation, &routes, &usage::with_rows(resources)))
 }
 
 fn json(value: &Value) -> ApiResponse {
@@ -64,16 +72,12 @@ fn go_arch(arch: &str) -> &str {
     }
 }
 
-fn paths(server: &ApiServer) -> Value {
-    let mut paths =
-        vec!["/.well-known/openid-configuration".to_owned(), "/api".to_owned(), "/apis".to_owned()];
-    for (group, version) in server.resources().group_versions() {
-        if group.is_empty() {
-            paths.push(format!("/api/{version}"));
-        } else {
-            paths.push(format!("/apis/{group}"));
-            paths.push(format!("/apis/{group}/{version}"));
-        }
+fn paths(groups: &[discovery::Group]) -> Value {
+    let mut paths = vec!["/.well-known/openid-configuration".to_owned(), "/apis".to_owned()];
+    for group in groups {
+        let base = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+        paths.extend(group.versions.iter().map(|version| format!("{base}/{}", version.name)));
+        paths.push(base);
     }
     for path in [
         "/healthz",

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::aggregation::{self, ApiService};
 use crate::authn;
 use crate::pipeline::{Incoming, Outcome};
 use crate::registry::codec;
@@ -119,8 +120,10 @@ async fn respond(
     mut request: Request<RequestBody>,
     stop: watch::Receiver<bool>,
 ) -> Response<ResponseBytes> {
-    if let Some(wanted) = proxy::Wanted::of(request.uri().path()) {
-        return proxied(server, peer, wanted, request, stop).await;
+    match Onward::of(server, request.uri().path()).await {
+        Ok(Some(onward)) => return passed(server, peer, onward, request, stop).await,
+        Ok(None) => {}
+        Err(status) => return failure(&status, ""),
     }
     let offer = Offer::of(&mut request);
     let wanted = Conditional::of(&request);
@@ -145,18 +148,38 @@ async fn respond(
     }
 }
 
-/// One request that goes on to a pod; its body is not read here.
-async fn proxied(
+/// Where a request goes on to.
+enum Onward {
+    Proxy(proxy::Wanted),
+    /// The server of another group of the API.
+    Server(Arc<ApiService>),
+}
+
+impl Onward {
+    /// `None` for what is answered here.
+    async fn of(server: &ApiServer, path: &str) -> Result<Option<Self>, Status> {
+        if let Some(wanted) = proxy::Wanted::of(path) {
+            return Ok(Some(Self::Proxy(wanted)));
+        }
+        Ok(aggregation::route(server, path).await?.map(Self::Server))
+    }
+}
+
+/// One request that goes on to somebody else; its body is not read here.
+async fn passed(
     server: &ApiServer,
     peer: Option<UserInfo>,
-    wanted: proxy::Wanted,
+    onward: Onward,
     request: Request<RequestBody>,
     mut stop: watch::Receiver<bool>,
 ) -> Response<ResponseBytes> {
     let result = async {
         let user = authenticate(server, peer, request.headers()).await?;
         let impersonate = impersonated(request.headers())?;
-        proxy::forward(server, &user, impersonate, wanted, request).await
+        match onward {
+            Onward::Proxy(wanted) => proxy::forward(server, &user, impersonate, wanted, request).await,
+            Onward::Server(other) => aggregation::pass(server, &user, impersonate, &other, request).await,
+        }
     };
     let stopped = async move {
         drop(stop.wait_for(|stop| *stop).await);

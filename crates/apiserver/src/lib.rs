@@ -13,6 +13,7 @@
 //! - Stored bytes hold no resourceVersion; it is spliced in when they are sent, and never parsed for reading.
 
 mod admission;
+mod aggregation;
 pub mod ambient;
 mod authn;
 mod authz;
@@ -43,4 +44,4 @@ mod watch_cache;
 pub use documents::GIT_VERSION;
 pub use gateway::{NoNodes, NodeGateway};
 pub use resource::UserInfo;
-pub use server::{ApiServer, OpenError, ServerConfig};
+pub use server::{ApiServer, FrontProxy, OpenError, ServerConfig};

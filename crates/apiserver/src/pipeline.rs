@@ -7,7 +7,7 @@ use crate::registry::{self, codec};
 use crate::resource::UserInfo;
 use crate::server::ApiServer;
 use crate::streams::{Session, Wish};
-use crate::{connect, documents, usage};
+use crate::{aggregation, connect, documents, usage};
 
 /// A decoded request.
 pub(crate) struct Incoming {
@@ -37,6 +37,9 @@ pub(crate) async fn handle(
         Some(wanted) => authorize_impersonation(server, caller, wanted).await?,
     };
     authorize(server, &user, &request).await?;
+    if let Some(answer) = aggregation::answer(server, &user, &request).await {
+        return answer.map(Outcome::Response);
+    }
     if let Target::Path(path) = &request.target {
         return documents::answer(server, path, &request).await.map(Outcome::Response);
     }
@@ -59,7 +62,11 @@ fn subresource(request: &ApiRequest) -> Option<&str> {
 }
 
 /// Refuses what no rule allows.
-async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) -> Result<(), Status> {
+pub(crate) async fn authorize(
+    server: &ApiServer,
+    user: &UserInfo,
+    request: &ApiRequest,
+) -> Result<(), Status> {
     let only = pinned(request, "metadata.name");
     let of_node = pinned(request, "spec.nodeName");
     let mut attributes = Attributes { verb: request.verb.as_str(), ..Attributes::default() };
@@ -68,7 +75,9 @@ async fn authorize(server: &ApiServer, user: &UserInfo, request: &ApiRequest) ->
         Target::Resource { gvr, namespace, name, subresource } => {
             attributes.group = &gvr.group;
             attributes.resource = &gvr.resource;
-            attributes.subresource = subresource.as_deref().unwrap_or_default();
+            // What follows a subresource's name is its own business: roles know the name alone.
+            let subresource = subresource.as_deref().unwrap_or_default();
+            attributes.subresource = subresource.split('/').next().unwrap_or_default();
             attributes.name = name.as_deref().or(only.as_deref()).unwrap_or_default();
             // A namespace itself is addressed within itself, as far as roles are concerned.
             let own = gvr.group.is_empty() && gvr.resource == "namespaces";

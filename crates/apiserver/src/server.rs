@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use store::Store;
 
 use crate::admission::Admission;
+use crate::aggregation::{self, Aggregation};
 use crate::authn::jose::JoseError;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
@@ -36,8 +37,25 @@ pub struct ServerConfig {
     pub root_ca_pem: String,
     /// The authority of client certificates.
     pub client_ca_pem: String,
+    /// Who the server is towards the servers of other API groups; without it they get no client certificate.
+    pub front_proxy: Option<FrontProxy>,
     /// How to reach containers.
     pub gateway: Arc<dyn NodeGateway>,
+}
+
+/// What vouches for the users that are named in the headers of a request that is passed on (Kubernetes, "Configure the
+/// Aggregation Layer"). The authority is not that of client certificates: who has one of those is no proxy.
+#[derive(Clone)]
+pub struct FrontProxy {
+    pub ca_pem: String,
+    /// Of a client with the common name [`FrontProxy::NAME`].
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+impl FrontProxy {
+    /// The common name that other servers are told to expect.
+    pub const NAME: &'static str = "front-proxy-client";
 }
 
 /// Why the server could not be opened.
@@ -58,6 +76,7 @@ pub struct ApiServer {
     /// Types of the built-in kinds.
     pub(crate) table: Arc<SchemaTable>,
     pub(crate) metrics: Metrics,
+    pub(crate) aggregation: Aggregation,
 }
 
 impl ApiServer {
@@ -85,11 +104,18 @@ impl ApiServer {
             node_port_range: config.node_port_range,
             messages: Arc::default(),
         };
-        let server = Arc::new(Self { config, registry, table, metrics: Metrics::default() });
+        let server = Arc::new(Self {
+            config,
+            registry,
+            table,
+            metrics: Metrics::default(),
+            aggregation: Aggregation::default(),
+        });
         bootstrap::run(&server).await?;
         let mut rows = server.registry.resources.hold().await;
         server.registry.refresh_custom(&mut rows).await.map_err(OpenError::Store)?;
         drop(rows);
+        aggregation::start(&server).await.map_err(OpenError::Store)?;
         tokio::spawn(custom::run_cleanup(Arc::downgrade(&server)));
         tokio::spawn(housekeeping::run(Arc::downgrade(&server)));
         Ok(server)

@@ -123,6 +123,12 @@ pub enum Read {
         namespace: Option<String>,
         options: RequestOptions,
     },
+    /// GET of a subresource: `scale`.
+    Subresource {
+        gvr: GroupVersionResource,
+        key: ObjectKey,
+        subresource: String,
+    },
     /// GET of a path outside the resources: discovery.
     Path(String),
 }

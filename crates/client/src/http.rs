@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::stream::ByteStream;
-use api::{ApiRequest, ApiResponse, EventKind, ResponseBody, Status, Target, Verb, WatchEvent, WatchStream};
+use api::{ApiRequest, ApiResponse, ResponseBody, Status, Target, Verb, WatchEvent, WatchStream};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
@@ -20,7 +20,6 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::client::Transport;
-use crate::query;
 
 /// A connection that does not answer a ping within this time is dropped.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -140,25 +139,11 @@ impl HttpTransport {
         Ok(sender)
     }
 
-    fn encode(&self, request: ApiRequest) -> Result<http::Request<Full<Bytes>>, Status> {
-        let method = match (request.verb, &request.target) {
-            (Verb::Get | Verb::List | Verb::Watch, _) => http::Method::GET,
-            (Verb::Create, _) => http::Method::POST,
-            (Verb::Update, _) => http::Method::PUT,
-            (Verb::Patch, _) => http::Method::PATCH,
-            (Verb::Delete | Verb::DeleteCollection, _) => http::Method::DELETE,
-        };
-        let path = match &request.target {
-            Target::Resource { gvr, namespace, name, subresource } => {
-                gvr.path(namespace.as_deref(), name.as_deref(), subresource.as_deref())
-            }
-            Target::Path(path) => path.clone(),
-        };
-        let query = query::encode(request.verb, &request.options);
-        let uri =
-            format!("https://{}{path}{}{query}", self.authority, if query.is_empty() { "" } else { "?" });
+    fn encode(&self, request: &ApiRequest) -> Result<http::Request<Full<Bytes>>, Status> {
+        let parts = request.to_http();
+        let uri = format!("https://{}{}", self.authority, parts.target);
         let accept = if request.accept.is_empty() { "application/json" } else { &request.accept };
-        let mut builder = http::Request::builder().method(method).uri(uri).header(ACCEPT, accept);
+        let mut builder = http::Request::builder().method(parts.method).uri(uri).header(ACCEPT, accept);
         if !request.user_agent.is_empty() {
             builder = builder.header(USER_AGENT, &request.user_agent);
         }
@@ -168,20 +153,10 @@ impl HttpTransport {
         if let Some(user) = &self.acting_as {
             builder = builder.header("impersonate-user", user);
         }
-        let body = match request.body {
-            Some(body) => {
-                builder = builder.header(CONTENT_TYPE, body.content_type.media_type());
-                body.bytes
-            }
-            None => match query::delete_options(request.verb, &request.options) {
-                Some(options) => {
-                    builder = builder.header(CONTENT_TYPE, "application/json");
-                    Bytes::from(options.to_string())
-                }
-                None => Bytes::new(),
-            },
-        };
-        builder.body(Full::new(body)).map_err(|error| Status::bad_request(error.to_string()))
+        if let Some(content_type) = parts.content_type {
+            builder = builder.header(CONTENT_TYPE, content_type);
+        }
+        builder.body(Full::new(parts.body)).map_err(|error| Status::bad_request(error.to_string()))
     }
 }
 
@@ -190,7 +165,7 @@ impl Transport for HttpTransport {
         Box::pin(async move {
             let watch = request.verb == Verb::Watch;
             let log = matches!(&request.target, Target::Resource { subresource: Some(s), .. } if s == "log");
-            let response = self.send(self.encode(request)?).await?;
+            let response = self.send(self.encode(&request)?).await?;
             let code = response.status().as_u16();
             let header =
                 |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -245,7 +220,7 @@ fn events(body: Incoming) -> WatchStream {
         loop {
             if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 let line = buffer.split_to(end + 1).freeze();
-                return Some((event(&line)?, (parts, buffer)));
+                return Some((WatchEvent::from_line(&line)?, (parts, buffer)));
             }
             match parts.next().await? {
                 Ok(part) => buffer.extend_from_slice(&part),
@@ -258,32 +233,9 @@ fn events(body: Incoming) -> WatchStream {
     }))
 }
 
-fn event(line: &Bytes) -> Option<WatchEvent> {
-    #[derive(serde::Deserialize)]
-    struct Frame<'a> {
-        #[serde(rename = "type")]
-        kind: &'a str,
-        #[serde(borrow)]
-        object: &'a serde_json::value::RawValue,
-    }
-    let frame: Frame<'_> = serde_json::from_slice(line).ok()?;
-    let kinds =
-        [EventKind::Added, EventKind::Modified, EventKind::Deleted, EventKind::Bookmark, EventKind::Error];
-    let kind = kinds.into_iter().find(|kind| kind.as_str() == frame.kind)?;
-    Some(WatchEvent { kind, object: line.slice_ref(frame.object.get().as_bytes()) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_event_shares_the_bytes_of_its_line() {
-        let line = Bytes::from_static(b"{\"type\":\"ADDED\",\"object\":{\"kind\":\"Pod\"}}\n");
-        let event = event(&line).unwrap();
-        assert_eq!((event.kind, &event.object[..]), (EventKind::Added, &b"{\"kind\":\"Pod\"}"[..]));
-        assert!(line.as_ptr_range().contains(&event.object.as_ptr()));
-    }
 
     #[test]
     fn addresses_must_be_https_with_a_port() {

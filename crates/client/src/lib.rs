@@ -19,7 +19,6 @@ pub mod http;
 pub mod informer;
 pub mod kind;
 mod perform;
-mod query;
 pub mod queue;
 pub mod recorder;
 pub mod runner;

@@ -183,6 +183,7 @@ pub(crate) async fn read_live(client: &Client, reads: Vec<Read>) -> Vec<(Read, R
 async fn read_one(client: &Client, read: &Read) -> Result<Value, Status> {
     let request = match read {
         Read::Get { gvr, key } => request(Verb::Get, gvr, key, None),
+        Read::Subresource { gvr, key, subresource } => request(Verb::Get, gvr, key, Some(subresource)),
         Read::List { gvr, namespace, options } => {
             let mut request = ApiRequest::resource(Verb::List, gvr.clone(), namespace.as_deref(), None, None);
             request.options = options.clone();

@@ -61,19 +61,31 @@ struct ResourceEntry {
     verbs: Vec<String>,
 }
 
-/// Reads `/api/v1` and every group. A group that cannot be read fails the whole: what is not known is not deleted.
+/// What could be found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovered {
+    pub resources: Vec<ApiResource>,
+    /// Groups that another server serves which does not answer, each with the reason: nothing is known of what is in them.
+    pub unknown: Vec<String>,
+}
+
+/// Reads `/api/v1` and every group.
 ///
 /// # Errors
-/// The first failed read.
-pub async fn read(client: &Client) -> Result<Vec<ApiResource>, Status> {
-    let mut found = resources_of(client, "/api/v1", "", "v1", vec!["v1".into()]).await?;
+/// When the own server does not answer: the core group or the list of groups cannot be read.
+pub async fn read(client: &Client) -> Result<Discovered, Status> {
+    let resources = resources_of(client, "/api/v1", "", "v1", vec!["v1".into()]).await?;
+    let mut found = Discovered { resources, unknown: Vec::new() };
     let groups: GroupList = decode(client.get_path("/apis").await?)?;
     for group in groups.groups {
         let versions: Vec<String> = group.versions.into_iter().map(|v| v.version).collect();
         let preferred = group.preferred_version.map(|v| v.version).or_else(|| versions.first().cloned());
         let Some(version) = preferred else { continue };
         let path = format!("/apis/{}/{version}", group.name);
-        found.extend(resources_of(client, &path, &group.name, &version, versions).await?);
+        match resources_of(client, &path, &group.name, &version, versions).await {
+            Ok(resources) => found.resources.extend(resources),
+            Err(status) => found.unknown.push(format!("{}/{version}: {}", group.name, status.message)),
+        }
     }
     Ok(found)
 }

@@ -4,7 +4,7 @@
 //!   Deployment ──▶ ReplicaSet ──▶ Pod ──▶ EndpointSlice, Endpoints ◀── Service
 //!   PersistentVolumeClaim ◀──▶ PersistentVolume      ResourceQuota: what a namespace uses
 //!   Namespace: empties what is terminating      garbage collector: follows owner references
-//!   default ServiceAccount and root CA in every namespace
+//!   HorizontalPodAutoscaler ──▶ scale of what it names      default ServiceAccount and root CA in every namespace
 //! ```
 //!
 //! Invariants:
@@ -12,6 +12,7 @@
 //! - What ranges over all kinds ranges over discovery, never over a list of kinds.
 //! - An object is controlled by one owner; an orphan is adopted only after a live read of the adopter.
 
+pub mod autoscaler;
 pub mod claim;
 pub mod cronjob;
 pub mod daemonset;
@@ -81,31 +82,50 @@ pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receive
     );
 }
 
-/// Runs the controllers that range over all kinds; anew whenever a definition of custom resources changes what they are.
+/// How soon discovery is read again that was not complete.
+const INCOMPLETE: Duration = Duration::from_secs(30);
+
+/// Runs the controllers that range over all kinds; anew whenever a definition of custom resources or an APIService changes
+/// what they are.
 async fn run_over_all_kinds(client: Client, mut stop: watch::Receiver<bool>) {
     let definitions = Informer::<Definition>::start(&client, Scope::default());
-    let mut changes = definitions.subscribe();
+    let registrations = Informer::<Registration>::start(&client, Scope::default());
+    let memory: Arc<autoscaler::Memory> = Arc::default();
+    let (mut changes, mut moves) = (definitions.subscribe(), registrations.subscribe());
     let mut kinds = tokio::select! {
         kinds = discover(&client) => kinds,
         _ = stop.wait_for(|stop| *stop) => return,
     };
     loop {
-        let resources = Arc::new(kinds.clone());
+        let resources = Arc::new(kinds.resources.clone());
+        let unknown = kinds.unknown.clone();
         let controllers: Vec<Arc<dyn Controller>> = vec![
-            Arc::new(namespace::NamespaceController { resources: resources.clone() }),
+            Arc::new(namespace::NamespaceController { resources: resources.clone(), unknown }),
             Arc::new(resource_quota::ResourceQuotaController { resources: resources.clone() }),
+            Arc::new(autoscaler::HorizontalController {
+                resources: resources.clone(),
+                memory: memory.clone(),
+            }),
             Arc::new(garbage_collector::GarbageCollector { resources }),
         ];
         let (end, ended) = watch::channel(false);
         let running = client::runner::run(client.clone(), controllers, ended);
         let changed = async {
-            while changes.recv().await.is_some() {
+            loop {
+                let clock = client.clock();
+                let open = tokio::select! {
+                    change = changes.recv() => change.is_some(),
+                    change = moves.recv() => change.is_some(),
+                    () = clock.sleep(INCOMPLETE), if !kinds.unknown.is_empty() => true,
+                };
+                if !open {
+                    return None;
+                }
                 let found = discover(&client).await;
                 if found != kinds {
                     return Some(found);
                 }
             }
-            None
         };
         let next = async {
             let next = tokio::select! {
@@ -136,12 +156,26 @@ impl client::Kind for Definition {
     }
 }
 
+/// An APIService; here too only its changes matter.
+#[derive(serde::Deserialize)]
+struct Registration {}
+
+impl client::Kind for Registration {
+    fn gvr() -> api::GroupVersionResource {
+        api::GroupVersionResource::new("apiregistration.k8s.io", "v1", "apiservices")
+    }
+
+    fn api_version_kind() -> (String, &'static str) {
+        ("apiregistration.k8s.io/v1".to_owned(), "APIService")
+    }
+}
+
 /// Reads discovery, as often as it takes.
-async fn discover(client: &Client) -> Vec<discovery::ApiResource> {
+async fn discover(client: &Client) -> discovery::Discovered {
     let mut backoff = client::clock::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     loop {
         match discovery::read(client).await {
-            Ok(resources) => return resources,
+            Ok(found) => return found,
             Err(status) => tracing::warn!(%status, "cannot read discovery"),
         }
         client.clock().sleep(backoff.next(client.clock().as_ref())).await;

@@ -20,6 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct NamespaceController {
     pub resources: Arc<Vec<ApiResource>>,
+    /// Groups that may have contents too, but nobody says (see [`crate::discovery::Discovered`]).
+    pub unknown: Vec<String>,
 }
 
 impl NamespaceController {
@@ -67,10 +69,10 @@ impl Controller for NamespaceController {
             self.contents().zip(&reads).filter_map(|(r, read)| Some((r, Contents::of(view.read(read)?))));
         let contents: Vec<(&ApiResource, Contents)> =
             found.filter(|(_, contents)| !contents.is_empty()).collect();
-        if contents.is_empty() {
+        if contents.is_empty() && self.unknown.is_empty() {
             return Plan::actions(vec![finalize(key, &namespace)]);
         }
-        empty(key, &namespace, &contents, now)
+        empty(key, &namespace, &contents, &self.unknown, now)
     }
 }
 
@@ -128,9 +130,11 @@ fn empty(
     key: &ObjectKey,
     namespace: &Cached<Namespace>,
     contents: &[(&ApiResource, Contents)],
+    unknown: &[String],
     now: Timestamp,
 ) -> Plan {
-    let mut actions: Vec<Action> = update_conditions(key, namespace, contents, now).into_iter().collect();
+    let mut actions: Vec<Action> =
+        update_conditions(key, namespace, contents, unknown, now).into_iter().collect();
     let is_pods = |resource: &ApiResource| resource.gvr.group.is_empty() && resource.gvr.resource == "pods";
     let pods_left = contents.iter().any(|(resource, c)| is_pods(resource) && c.count > 0);
     for (resource, found) in contents {
@@ -177,6 +181,7 @@ fn update_conditions(
     key: &ObjectKey,
     namespace: &Cached<Namespace>,
     contents: &[(&ApiResource, Contents)],
+    unknown: &[String],
     now: Timestamp,
 ) -> Option<Action> {
     let failures: Vec<String> =
@@ -188,12 +193,20 @@ fn update_conditions(
     finalizers.sort();
     finalizers.dedup();
     let conditions = [
-        condition(
-            "NamespaceDeletionDiscoveryFailure",
-            false,
-            "ResourcesDiscovered",
-            "All resources successfully discovered",
-        ),
+        if unknown.is_empty() {
+            condition(
+                "NamespaceDeletionDiscoveryFailure",
+                false,
+                "ResourcesDiscovered",
+                "All resources successfully discovered",
+            )
+        } else {
+            let (count, list) = (unknown.len(), unknown.join(", "));
+            let text = format!(
+                "Discovery failed for some groups, {count} failing: unable to retrieve the complete list of server APIs: {list}"
+            );
+            condition("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", &text)
+        },
         condition(
             "NamespaceDeletionGroupVersionParsingFailure",
             false,

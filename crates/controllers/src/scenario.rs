@@ -142,7 +142,7 @@ pub(crate) fn controllers() -> Vec<Arc<dyn Controller>> {
         Arc::new(crate::deployment::DeploymentController),
         Arc::new(crate::replicaset::ReplicaSetController),
         Arc::new(crate::endpointslice::EndpointSliceController),
-        Arc::new(crate::namespace::NamespaceController { resources: resources.clone() }),
+        Arc::new(crate::namespace::NamespaceController { resources: resources.clone(), unknown: Vec::new() }),
         Arc::new(crate::service_account::ServiceAccountController),
         Arc::new(crate::root_ca::RootCaController { pem: "PEM".into() }),
         Arc::new(crate::garbage_collector::GarbageCollector { resources }),

@@ -316,3 +316,60 @@ fn an_absent_owner_is_read_live_before_its_dependents_go() {
     );
     assert_eq!(Pod::gvr(), gvr("pods"));
 }
+
+#[test]
+fn a_namespace_stays_while_nobody_can_look_into_a_group() {
+    let namespace = json!({"metadata": {"name": "ns", "uid": "n", "resourceVersion": "3",
+        "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"finalizers": ["kubernetes"]}});
+    let view = View::default().with_objects::<Namespace>(&[namespace]);
+    let plan = |unknown: &[&str]| {
+        let unknown = unknown.iter().map(|text| (*text).to_owned()).collect();
+        let controller = crate::namespace::NamespaceController { resources: Default::default(), unknown };
+        let plan = client::Controller::plan(
+            &controller,
+            &ObjectKey::new("", "ns"),
+            &view,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let Plan::Do { actions, .. } = plan else { panic!("reads of nothing") };
+        actions
+    };
+    assert!(
+        matches!(&plan(&[])[..], [client::Action::Call { subresource, .. }] if subresource == "finalize")
+    );
+    let actions = plan(&["g.example/v1: service unavailable"]);
+    let [client::Action::UpdateStatus { object, .. }] = &actions[..] else { panic!("{actions:?}") };
+    let condition = &object["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("DiscoveryFailed")));
+    assert!(condition["message"].as_str().unwrap().contains("1 failing"), "{condition}");
+}
+
+/// Serves `/api/v1` and two groups, one of which does not answer.
+struct HalfDown;
+
+impl client::Transport for HalfDown {
+    fn call(
+        &self,
+        request: api::ApiRequest,
+    ) -> futures_util::future::BoxFuture<'_, Result<api::ApiResponse, api::Status>> {
+        let api::Target::Path(path) = request.target else { panic!("only documents are read") };
+        let group = |name: &str| json!({"name": name, "versions": [{"version": "v1"}]});
+        let thing = json!({"name": "things", "kind": "Thing", "namespaced": true, "verbs": ["list"]});
+        let value = match path.as_str() {
+            "/apis" => json!({"groups": [group("down"), group("up")]}),
+            "/apis/down/v1" => {
+                return Box::pin(async { Err(api::Status::unavailable("service unavailable")) });
+            }
+            _ => json!({"resources": [thing]}),
+        };
+        Box::pin(async move { Ok(api::ApiResponse::json(200, value.to_string())) })
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_does_not_answer_hides_no_other() {
+    let client = client::Client::new(std::sync::Arc::new(HalfDown), "test");
+    let found = crate::discovery::read(&client).await.unwrap();
+    let groups: Vec<&str> = found.resources.iter().map(|resource| resource.gvr.group.as_str()).collect();
+    assert_eq!((groups, found.unknown), (vec!["", "up"], vec!["down/v1: service unavailable".to_owned()]));
+}

@@ -15,6 +15,9 @@ pub(crate) fn text(plan: &Plan) -> String {
                 Read::List { gvr, namespace, .. } => {
                     format!("need list {} in {}", gvr.resource, namespace.as_deref().unwrap_or_default())
                 }
+                Read::Subresource { gvr, key, subresource } => {
+                    format!("need get {} {key}/{subresource}", gvr.resource)
+                }
                 Read::Path(path) => format!("need {path}"),
             })
         }),

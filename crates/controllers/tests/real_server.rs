@@ -51,6 +51,7 @@ impl Cluster {
             service_account_key_pem: key.serialize_pem(),
             root_ca_pem: "PEM".into(),
             client_ca_pem: String::new(),
+            front_proxy: None,
             gateway: Arc::new(NoNodes),
         };
         let server = ApiServer::open(store, config).await.unwrap();

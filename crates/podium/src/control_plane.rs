@@ -162,6 +162,7 @@ async fn open_server(
         service_account_key_pem: pki.service_account_key_pem.clone(),
         root_ca_pem: pki.ca_pem.clone(),
         client_ca_pem: pki.ca_pem.clone(),
+        front_proxy: Some(pki.front_proxy()?),
         gateway: Arc::clone(gateway) as Arc<dyn apiserver::NodeGateway>,
     };
     let store: Arc<dyn store::Store> = Arc::clone(store) as _;

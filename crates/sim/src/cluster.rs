@@ -166,6 +166,7 @@ fn config(token_key: &str) -> ServerConfig {
         service_account_key_pem: token_key.into(),
         root_ca_pem: "simulated".into(),
         client_ca_pem: "simulated".into(),
+        front_proxy: None,
         gateway: Arc::new(apiserver::NoNodes),
     }
 }

@@ -288,6 +288,33 @@ pub(crate) fn cluster_role_bindings() -> impl Iterator<Item = Value> {
     })
 }
 
+/// Where the namespaced ones are.
+pub(crate) const NAMESPACE: &str = "kube-system";
+/// The ConfigMap that tells other API servers how to find out who asks them.
+pub(crate) const AUTHENTICATION: &str = "extension-apiserver-authentication";
+const AUTHENTICATION_READER: &str = "extension-apiserver-authentication-reader";
+
+/// All bootstrap Roles.
+pub(crate) fn roles() -> [Value; 1] {
+    [json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(AUTHENTICATION_READER),
+        "rules": [{"verbs": words(READ), "apiGroups": [""], "resources": ["configmaps"],
+            "resourceNames": [AUTHENTICATION]}],
+    })]
+}
+
+/// All bootstrap RoleBindings.
+pub(crate) fn role_bindings() -> [Value; 1] {
+    let users = ["system:kube-controller-manager", "system:kube-scheduler"];
+    let subjects =
+        users.map(|name| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}));
+    [json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": metadata(&format!("system::{AUTHENTICATION_READER}")), "subjects": subjects,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": AUTHENTICATION_READER},
+    })]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,10 @@
-//! Calls out to webhooks, for admission and for conversion: JSON over HTTPS to a URL or to a Service.
+//! Calls out to webhooks, for admission and for conversion: JSON over HTTPS to a URL or to a Service. How Services are
+//! found and what is believed of those that answer is shared with the aggregation of other API servers.
 //!
 //! A Service is resolved to a ready endpoint here, so that webhooks depend neither on host rules nor on cluster DNS; its
 //! certificate is that of `{name}.{namespace}.svc`.
 
-mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use store::{Entry, Store};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use self::tls::Trust;
 pub(crate) use self::tls::trust_roots;
 use crate::custom::Catalog;
 use crate::proxy;
@@ -51,7 +53,12 @@ impl Network {
     }
 
     /// Where a ready endpoint of a Service's port listens.
-    async fn endpoint(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Status> {
+    pub(crate) async fn endpoint(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<SocketAddr, Status> {
         let (services, slices) = (self.row("", "services")?, self.row("discovery.k8s.io", "endpointslices")?);
         let read = |row: &Resource, entry: Entry| {
             negotiate::read(row, &Versioned { value: entry.value, revision: entry.mod_revision })
@@ -108,7 +115,11 @@ impl Webhook {
             let (host, port) = split_port(authority);
             (Place::Url { host, port }, path.to_owned())
         };
-        Self { place, path, tls: tls::client(config["caBundle"].as_str().unwrap_or_default()) }
+        Self {
+            place,
+            path,
+            tls: tls::client(&Trust::Bundle(config["caBundle"].as_str().unwrap_or_default()), None),
+        }
     }
 
     fn server_name(&self) -> String {

@@ -1,12 +1,15 @@
-//! TLS to webhooks: whom to trust.
+//! TLS to webhooks and other API servers: whom to trust, and who asks.
 
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::proxy::tls::trusting_anybody;
+use crate::server::FrontProxy;
 
 /// Where systems keep the authorities that everybody trusts.
 const SYSTEM_BUNDLES: [&str; 3] =
@@ -37,23 +40,39 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// How to shake hands with a webhook that a bundle vouches for; an empty bundle means the machine's authorities.
+/// Whom to believe.
+pub(crate) enum Trust<'a> {
+    /// Those that a `caBundle` vouches for; an empty one means the machine's authorities.
+    Bundle(&'a str),
+    /// Whoever answers.
+    Anybody,
+}
+
+/// How to shake hands, with a certificate of one's own where it matters who asks.
 ///
 /// # Errors
-/// What is wrong with the bundle.
-pub(super) fn client(bundle: &str) -> Result<Arc<ClientConfig>, String> {
-    let roots = if bundle.is_empty() { system_roots() } else { trust_roots(bundle)? };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+/// What is wrong with the bundle or with the own certificate.
+pub(crate) fn client(trust: &Trust<'_>, own: Option<&FrontProxy>) -> Result<Arc<ClientConfig>, String> {
+    let builder = match trust {
+        Trust::Anybody => trusting_anybody().map_err(|error| error.to_string())?,
+        Trust::Bundle(bundle) => {
+            let roots = if bundle.is_empty() { system_roots() } else { trust_roots(bundle)? };
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(roots)
+        }
+    };
+    let Some(own) = own else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(own.cert_pem.as_bytes()).collect();
+    let chain = chain.map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).map_err(|error| error.to_string())?;
+    builder.with_client_auth_cert(chain, key).map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// A failed handshake in the words that users of Kubernetes search for.
-pub(super) fn reason(error: &std::io::Error) -> String {
+pub(crate) fn reason(error: &std::io::Error) -> String {
     use rustls::{CertificateError, Error};
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     let Some(Error::InvalidCertificate(certificate)) = inner else { return error.to_string() };

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 pub(crate) use cleanup::run as run_cleanup;
 pub(crate) use conversion::Conversion;
+pub(crate) use rows::priority as version_order;
 
 use crate::registry::Registry;
 use crate::resource::{Reader, Resource, ResourceSet};
@@ -69,6 +70,11 @@ impl Catalog {
     /// Waits until the rows are those of all definitions that anybody can have seen.
     pub(crate) async fn settle(&self) {
         drop(self.made.lock().await);
+    }
+
+    /// Tells when the rows have been made anew.
+    pub(crate) fn changes(&self) -> watch::Receiver<Vec<String>> {
+        self.ending.subscribe()
     }
 
     /// The row of a path.

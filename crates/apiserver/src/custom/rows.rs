@@ -28,7 +28,7 @@ pub(super) fn of(crd: &Object, base: &SchemaTable) -> Vec<Resource> {
 }
 
 /// Sorts versions as Kubernetes prefers them: `v2`, `v1`, `v1beta1`, `v1alpha1`, then others by name.
-pub(super) fn priority(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
+pub(crate) fn priority(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
     use std::cmp::Reverse;
     let parse = || {
         let rest = version.strip_prefix('v')?;

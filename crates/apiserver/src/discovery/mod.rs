@@ -1,28 +1,69 @@
-//! Discovery documents: `/api`, `/apis`, `/api/v1`, `/apis/{group}`, `/apis/{group}/{version}`, all read off the table.
+//! Discovery documents: `/api`, `/apis`, `/api/v1`, `/apis/{group}`, `/apis/{group}/{version}`, all read off the table and
+//! what other servers say of themselves.
 //!
 //! Two forms: one document per level, and the aggregated list of everything (KEP-3352) where the client asks for it.
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use api::{ApiResponse, GroupVersionKind, Verb};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::resource::{Resource, ResourceSet, Subresource};
+use crate::resource::{Resource, Subresource};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
+/// A group of the API, "" for the core group.
+pub struct Group {
+    pub name: String,
+    /// Best one first.
+    pub versions: Vec<Version>,
+}
+
+/// A version of a group.
+pub struct Version {
+    pub name: String,
+    pub content: Content,
+}
+
+/// What a version has in it.
+pub enum Content {
+    /// Rows of the table.
+    Rows(Vec<Arc<Resource>>),
+    /// What another server serves, as aggregated discovery shows it.
+    Remote {
+        resources: Vec<Value>,
+        /// Where its part of OpenAPI v3 is, "" when there is none.
+        open_api: String,
+        /// The server does not answer; this is what it said before.
+        stale: bool,
+    },
+}
+
+impl Version {
+    /// The rows of the table; none of a version that another server serves.
+    fn rows(&self) -> &[Arc<Resource>] {
+        match &self.content {
+            Content::Rows(rows) => rows,
+            Content::Remote { .. } => &[],
+        }
+    }
+}
+
 /// The document at a path, in the form that `accept` prefers (aggregated discovery v2 too); `None` when there is none.
-pub fn document(resources: &ResourceSet, path: &str, accept: &str, advertise: &str) -> Option<ApiResponse> {
+pub fn document(groups: &[Group], path: &str, accept: &str, advertise: &str) -> Option<ApiResponse> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let aggregated = matches!(parts.as_slice(), ["api" | "apis"]) && wants_aggregated(accept);
     if aggregated {
-        let mut response = ApiResponse::json(200, aggregate(resources, parts[0] == "api").to_string());
+        let mut response = ApiResponse::json(200, aggregate(groups, parts[0] == "api").to_string());
         response.content_type = AGGREGATED.to_owned();
         return Some(response);
     }
+    let named = |name: &str| groups.iter().find(|group| group.name == name);
     let value = match parts.as_slice() {
         ["api"] => json!({
             "kind": "APIVersions",
@@ -30,17 +71,18 @@ pub fn document(resources: &ResourceSet, path: &str, accept: &str, advertise: &s
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": advertise}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups(resources).iter().map(|g| group(resources, g)).collect();
+            let groups: Vec<Value> =
+                groups.iter().filter(|group| !group.name.is_empty()).map(summary).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        ["api", version] => resource_list(resources, "", version)?,
-        ["apis", name] => {
-            let mut document = group(resources, groups(resources).iter().find(|g| g == name)?);
+        ["api", version] => resource_list(named("")?, version)?,
+        ["apis", name] if !name.is_empty() => {
+            let mut document = summary(named(name)?);
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
         }
-        ["apis", group, version] if !group.is_empty() => resource_list(resources, group, version)?,
+        ["apis", group, version] if !group.is_empty() => resource_list(named(group)?, version)?,
         _ => return None,
     };
     Some(ApiResponse::json(200, value.to_string()))
@@ -67,31 +109,14 @@ fn wants_aggregated(accept: &str) -> bool {
     false
 }
 
-/// Named groups in table order.
-fn groups(resources: &ResourceSet) -> Vec<String> {
-    let mut list: Vec<String> = Vec::new();
-    for (group, _) in resources.group_versions() {
-        if !group.is_empty() && !list.contains(&group) {
-            list.push(group);
-        }
-    }
-    list
-}
-
-fn versions(resources: &ResourceSet, group: &str) -> Vec<String> {
-    resources.group_versions().into_iter().filter(|(g, _)| g == group).map(|(_, version)| version).collect()
-}
-
-fn group(resources: &ResourceSet, name: &str) -> Value {
-    let versions: Vec<Value> = versions(resources, name)
-        .into_iter()
-        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
+fn summary(group: &Group) -> Value {
+    let name = &group.name;
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{name}/{}", v.name), "version": v.name}))
         .collect();
     json!({"name": name, "preferredVersion": versions[0], "versions": versions})
-}
-
-fn rows<'a>(resources: &'a ResourceSet, group: &str, version: &str) -> Vec<&'a Resource> {
-    resources.iter().map(AsRef::as_ref).filter(|r| r.gvr.group == group && r.gvr.version == version).collect()
 }
 
 fn words(verbs: &[Verb]) -> Vec<&'static str> {
@@ -120,8 +145,8 @@ fn storage_version_hash(resource: &Resource) -> String {
     BASE64_STANDARD.encode(&digest.as_ref()[..8])
 }
 
-fn resource_list(resources: &ResourceSet, group: &str, version: &str) -> Option<Value> {
-    let rows = rows(resources, group, version);
+fn resource_list(group: &Group, version: &str) -> Option<Value> {
+    let rows = group.versions.iter().find(|v| v.name == version)?.rows();
     let group_version = rows.first()?.api_version();
     let mut list = Vec::new();
     for row in rows {
@@ -164,14 +189,12 @@ fn subresource_entry(row: &Resource, subresource: &Subresource) -> Value {
 }
 
 /// The aggregated list of the core group, or of all named groups.
-fn aggregate(resources: &ResourceSet, core: bool) -> Value {
-    let names = if core { vec![String::new()] } else { groups(resources) };
-    let items: Vec<Value> = names
-        .iter()
-        .map(|name| {
-            let versions: Vec<Value> =
-                versions(resources, name).iter().map(|v| aggregated_version(resources, name, v)).collect();
-            let metadata = if core { json!({}) } else { json!({"name": name}) };
+fn aggregate(groups: &[Group], core: bool) -> Value {
+    let wanted = groups.iter().filter(|group| group.name.is_empty() == core);
+    let items: Vec<Value> = wanted
+        .map(|group| {
+            let versions: Vec<Value> = group.versions.iter().map(aggregated_version).collect();
+            let metadata = if core { json!({}) } else { json!({"name": group.name}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -180,9 +203,13 @@ fn aggregate(resources: &ResourceSet, core: bool) -> Value {
     })
 }
 
-fn aggregated_version(resources: &ResourceSet, group: &str, version: &str) -> Value {
-    let list: Vec<Value> = rows(resources, group, version).into_iter().map(aggregated_entry).collect();
-    json!({"version": version, "freshness": "Current", "resources": list})
+fn aggregated_version(version: &Version) -> Value {
+    let (resources, stale) = match &version.content {
+        Content::Rows(rows) => (rows.iter().map(|row| aggregated_entry(row)).collect(), false),
+        Content::Remote { resources, stale, .. } => (resources.clone(), *stale),
+    };
+    let freshness = if stale { "Stale" } else { "Current" };
+    json!({"version": version.name, "freshness": freshness, "resources": resources})
 }
 
 fn response_kind(kind: &GroupVersionKind) -> Value {

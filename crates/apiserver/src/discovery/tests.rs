@@ -1,11 +1,13 @@
 use super::*;
+use crate::resource::ResourceSet;
 
-fn set() -> ResourceSet {
-    ResourceSet::new(crate::resources::builtin(schema::table()))
+fn groups() -> Vec<Group> {
+    let rows = ResourceSet::new(crate::resources::builtin(schema::table()));
+    crate::aggregation::listing(&Default::default(), &Default::default(), &rows)
 }
 
 fn get(path: &str, accept: &str) -> Option<Value> {
-    let response = document(&set(), path, accept, "127.0.0.1:6443")?;
+    let response = document(&groups(), path, accept, "127.0.0.1:6443")?;
     Some(serde_json::from_slice(&response.into_bytes().unwrap()).unwrap())
 }
 
@@ -56,6 +58,37 @@ fn aggregated_where_asked_for() {
     assert_eq!(get("/apis", "application/json").unwrap()["kind"], "APIGroupList");
     let apps = get("/apis", asked).unwrap();
     assert!(apps["items"].as_array().unwrap().iter().any(|g| g["metadata"]["name"] == "apps"));
+}
+
+#[test]
+fn the_order_is_that_of_kubernetes() {
+    let list = get("/apis", "").unwrap();
+    let groups = list["groups"].as_array().unwrap().iter();
+    let shown: Vec<&str> = groups.map(|g| g["preferredVersion"]["groupVersion"].as_str().unwrap()).collect();
+    let first = ["apiregistration.k8s.io/v1", "apps/v1", "events.k8s.io/v1", "authentication.k8s.io/v1"];
+    assert_eq!(shown[..4], first);
+    assert_eq!(shown[5], "autoscaling/v2");
+}
+
+#[test]
+fn what_does_not_answer_is_stale() {
+    let version = |name: &str, stale| Version {
+        name: name.into(),
+        content: Content::Remote {
+            resources: vec![json!({"resource": "things"})],
+            open_api: String::new(),
+            stale,
+        },
+    };
+    let groups = [Group { name: "g".into(), versions: vec![version("v2", false), version("v1", true)] }];
+    let get = |path: &str, accept: &str| {
+        let bytes = document(&groups, path, accept, "").unwrap().into_bytes().unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()
+    };
+    let versions = &get("/apis", AGGREGATED)["items"][0]["versions"];
+    assert_eq!((&versions[0]["freshness"], &versions[1]["freshness"]), (&json!("Current"), &json!("Stale")));
+    assert_eq!(versions[1]["resources"], json!([{"resource": "things"}]));
+    assert_eq!(get("/apis/g", "")["preferredVersion"]["groupVersion"], "g/v2");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use api::{ApiResponse, SchemaTable, TypeId};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::discovery;
+use crate::discovery::{self, Content, Group};
 use crate::resource::{Resource, ResourceSet, Subresource};
 
 /// Digests of all documents, and the documents that were asked for: nothing is built before its first use. The key is
@@ -32,7 +32,13 @@ struct Cached {
 }
 
 /// The document at a path; `None` when there is none. `hash` is the query parameter of that name, "" when absent.
-pub fn document(resources: &ResourceSet, path: &str, accept: &str, hash: &str) -> Option<ApiResponse> {
+pub fn document(
+    resources: &ResourceSet,
+    groups: &[Group],
+    path: &str,
+    accept: &str,
+    hash: &str,
+) -> Option<ApiResponse> {
     // Version 3 is spoken in JSON only, whatever the client prefers; a wrong hash only means that the client's copy is old.
     tracing::trace!(path, accept, hash, "OpenAPI document");
     if path == "/openapi/v2" {
@@ -40,7 +46,7 @@ pub fn document(resources: &ResourceSet, path: &str, accept: &str, hash: &str) -
     }
     let rest = path.strip_prefix("/openapi/v3")?.trim_matches('/');
     if rest.is_empty() {
-        return Some(ApiResponse::json(200, index(resources).to_string()));
+        return Some(ApiResponse::json(200, index(resources, groups).to_string()));
     }
     let (group, version) = match rest.split('/').collect::<Vec<_>>().as_slice() {
         ["api", version] => (String::new(), (*version).to_owned()),
@@ -51,7 +57,8 @@ pub fn document(resources: &ResourceSet, path: &str, accept: &str, hash: &str) -
     Some(ApiResponse::json(200, bytes))
 }
 
-fn index(resources: &ResourceSet) -> Value {
+/// Where all documents are; those of other servers are passed on from there.
+fn index(resources: &ResourceSet, groups: &[Group]) -> Value {
     let mut paths = Map::new();
     for (group, version) in resources.group_versions() {
         let Some(cached) = cached(resources, &group, &version, false) else { continue };
@@ -59,6 +66,16 @@ fn index(resources: &ResourceSet) -> Value {
             if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
         let url = format!("/openapi/v3/{path}?hash={}", cached.hash);
         paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    for group in groups {
+        for version in &group.versions {
+            if let Content::Remote { open_api, .. } = &version.content
+                && !open_api.is_empty()
+            {
+                let path = format!("apis/{}/{}", group.name, version.name);
+                paths.insert(path, json!({"serverRelativeURL": open_api}));
+            }
+        }
     }
     json!({"paths": paths})
 }

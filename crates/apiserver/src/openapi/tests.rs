@@ -5,7 +5,8 @@ fn set() -> ResourceSet {
 }
 
 fn get(path: &str) -> Value {
-    let response = document(&set(), path, "application/json", "").unwrap_or_else(|| panic!("{path} exists"));
+    let response =
+        document(&set(), &[], path, "application/json", "").unwrap_or_else(|| panic!("{path} exists"));
     serde_json::from_slice(&response.into_bytes().unwrap()).unwrap()
 }
 
@@ -59,7 +60,7 @@ fn kubectl_finds_its_way() {
 #[test]
 fn nothing_elsewhere() {
     for path in ["/openapi/v3/apis/none/v1", "/openapi/v1", "/openapi/v3/api"] {
-        assert!(document(&set(), path, "", "").is_none(), "{path}");
+        assert!(document(&set(), &[], path, "", "").is_none(), "{path}");
     }
 }
 
@@ -78,7 +79,7 @@ fn the_older_document_is_whole_in_both_forms() {
     let patch = &document_v2["paths"]["/api/v1/namespaces/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Namespace");
     let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    let response = document(&set(), "/openapi/v2", accept, "").unwrap();
+    let response = document(&set(), &[], "/openapi/v2", accept, "").unwrap();
     assert_eq!(response.content_type, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
     let bytes = response.into_bytes().unwrap();
     // Document { swagger = 1, info = 2 { title = 1, version = 2 }, paths = 8, definitions = 9 }

@@ -13,22 +13,20 @@
 
 mod html;
 mod locate;
-mod tls;
+pub(crate) mod tls;
+pub(crate) mod wire;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use api::stream::ByteStream;
 use api::{ApiRequest, GroupVersionResource, Object, ObjectKey, Status, Verb};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::locate::{Destination, Place};
 use crate::authz::Attributes;
@@ -36,22 +34,6 @@ use crate::pipeline;
 use crate::resource::{Reader, UserInfo};
 use crate::server::ApiServer;
 use crate::url;
-
-const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What concerns one connection alone and is not passed on, and what says who the client is.
-const NOT_PASSED_ON: [HeaderName; 10] = [
-    header::AUTHORIZATION,
-    header::CONNECTION,
-    header::HOST,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
 
 /// A request for a proxy subresource, as its path says.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,14 +113,15 @@ pub(crate) async fn forward(
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let mut request = rewritten(&wanted, request)?;
     if let Some(protocol) = upgrade {
-        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        request.headers_mut().insert(header::UPGRADE, protocol);
+        wire::want_upgrade(request.headers_mut(), protocol);
     }
     let response = send(&destination, request)
         .await
         .map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
     match client {
-        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Ok(join(client, response)),
+        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(wire::join(client, response))
+        }
         _ => Ok(answer(&wanted, response)),
     }
 }
@@ -162,26 +145,6 @@ async fn page(
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     Ok(response)
-}
-
-/// Makes one connection of the client's and the server's, now that both speak something else than HTTP.
-fn join(client: hyper::upgrade::OnUpgrade, response: Response<Incoming>) -> Response<ByteStream> {
-    let (head, body) = response.into_parts();
-    let mut answer = Response::new(Box::pin(futures_util::stream::empty()) as ByteStream);
-    *answer.status_mut() = head.status;
-    *answer.headers_mut() = head.headers.clone();
-    tokio::spawn(async move {
-        let server = hyper::upgrade::on(Response::from_parts(head, body));
-        let moved = async {
-            let (client, server) = tokio::try_join!(client, server).map_err(io::Error::other)?;
-            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-            tokio::io::copy_bidirectional(&mut client, &mut server).await
-        };
-        if let Err(error) = moved.await {
-            tracing::debug!(%error, "an upgraded connection broke");
-        }
-    });
-    answer
 }
 
 async fn authorize(
@@ -278,12 +241,8 @@ fn rewritten(wanted: &Wanted, request: Request<Incoming>) -> Result<Request<Inco
     head.uri = target.parse().map_err(|_| Status::bad_request("malformed path"))?;
     head.version = http::Version::HTTP_11;
     head.extensions.clear();
-    strip(&mut head.headers);
-    let impersonation: Vec<HeaderName> =
-        head.headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
-    for name in impersonation {
-        head.headers.remove(name);
-    }
+    wire::strip(&mut head.headers);
+    wire::remove_prefixed(&mut head.headers, "impersonate-");
     let forwarded = [
         (header::HOST, host.clone().unwrap_or_default()),
         (HeaderName::from_static("x-forwarded-host"), host.unwrap_or_default()),
@@ -298,60 +257,32 @@ fn rewritten(wanted: &Wanted, request: Request<Incoming>) -> Result<Request<Inco
     Ok(Request::from_parts(head, body))
 }
 
-/// Removes the headers of one connection, also those that `Connection` names.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&NOT_PASSED_ON) {
-        headers.remove(name);
-    }
-}
-
 async fn send(destination: &Destination, request: Request<Incoming>) -> io::Result<Response<Incoming>> {
+    let Destination { address, tls } = *destination;
     let dial = async {
-        let socket = TcpStream::connect(destination.address).await?;
-        socket.set_nodelay(true)?;
-        if destination.tls {
-            let stream = tls::connect(socket, destination.address.ip()).await?;
-            connection(TokioIo::new(stream)).await
-        } else {
-            connection(TokioIo::new(socket)).await
-        }
+        let socket = wire::dial(address).await?;
+        let stream: Box<dyn Connected> =
+            if tls { Box::new(tls::connect(socket, address.ip()).await?) } else { Box::new(socket) };
+        Ok(stream)
     };
-    let mut sender = tokio::time::timeout(DIAL_TIMEOUT, dial)
+    let stream = tokio::time::timeout(wire::DIAL_TIMEOUT, dial)
         .await
-        .map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("dial {}: timeout", destination.address))
-        })?
-        .map_err(|error| io::Error::new(error.kind(), format!("dial {}: {error}", destination.address)))?;
-    sender.send_request(request).await.map_err(io::Error::other)
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("dial {address}: timeout")))?
+        .map_err(|error: io::Error| io::Error::new(error.kind(), format!("dial {address}: {error}")))?;
+    wire::exchange(stream, request).await
 }
 
-/// Starts HTTP/1.1 on a stream; the connection lives until its one answer has been read or dropped.
-async fn connection<S>(stream: S) -> io::Result<http1::SendRequest<Incoming>>
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a proxied connection ended");
-        }
-    });
-    Ok(sender)
-}
+/// A connection, encrypted or not.
+trait Connected: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connected for S {}
 
 /// The answer as the client gets it.
 fn answer(wanted: &Wanted, response: Response<Incoming>) -> Response<ByteStream> {
     let (mut head, body) = response.into_parts();
     head.version = http::Version::default();
     head.extensions.clear();
-    strip(&mut head.headers);
+    wire::strip(&mut head.headers);
     let pieces = body.into_data_stream().map(|piece| piece.map_err(io::Error::other));
     let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let plain = matches!(text(header::CONTENT_ENCODING), "" | "identity");
@@ -401,21 +332,5 @@ mod tests {
         ] {
             assert_eq!(Wanted::of(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn headers_of_one_connection_stay_there() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Mine"),
-            ("x-mine", "1"),
-            ("authorization", "Bearer secret"),
-            ("transfer-encoding", "chunked"),
-            ("accept", "*/*"),
-        ] {
-            headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
-        }
-        strip(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
     }
 }

@@ -4,10 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -51,14 +52,18 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// Shakes hands with whoever answers.
-pub(super) async fn connect(socket: TcpStream, address: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+/// How to shake hands with whoever answers.
+pub(crate) fn trusting_anybody() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
+        .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    Ok(config)
+}
+
+/// Shakes hands with whoever answers.
+pub(super) async fn connect(socket: TcpStream, address: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+    let config = trusting_anybody().map_err(io::Error::other)?.with_no_client_auth();
     TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(address.into()), socket).await
 }

@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 
 use super::admissionregistration::{client_config, review_versions};
 use super::check::{At, Errors};
-use super::names;
 use super::row::{Row, col, name_col};
+use super::{conditions, names};
 use crate::custom::jsonpath::JsonPath;
 use crate::printing::cells;
-use crate::registry::meta;
 use crate::resource::{Change, Extension, Strategy, WriteContext};
 
 /// Holds a definition back until its objects are gone.
@@ -107,7 +106,7 @@ impl Strategy for Definition {
         }
         object.set(&["metadata", "finalizers"], finalizers);
         let message = "CustomResource deletion is in progress";
-        set_condition(object, "Terminating", "True", "InstanceDeletionPending", message, now);
+        conditions::set(object, "Terminating", "True", "InstanceDeletionPending", message, now);
     }
 
     fn changes_rows(&self) -> bool {
@@ -145,19 +144,19 @@ fn establish(object: &mut Object, others: &[Object], now: jiff::Timestamp) {
     versions.extend(stored.filter(|name| !versions.contains(name)));
     object.set(&["status", "storedVersions"], versions);
     if let Some((reason, message)) = taken {
-        set_condition(object, "NamesAccepted", "False", reason, &message, now);
+        conditions::set(object, "NamesAccepted", "False", reason, &message, now);
         if !is_established(object) {
             let message = "not all names are accepted";
-            set_condition(object, "Established", "False", "NotAccepted", message, now);
+            conditions::set(object, "Established", "False", "NotAccepted", message, now);
         }
         object.set_default(&["status", "acceptedNames"], json!({"kind": "", "plural": ""}));
         return;
     }
     let names = object.get(&["spec", "names"]).cloned().unwrap_or_default();
     object.set(&["status", "acceptedNames"], names);
-    set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now);
+    conditions::set(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now);
     let message = "the initial names have been accepted";
-    set_condition(object, "Established", "True", "InitialNamesAccepted", message, now);
+    conditions::set(object, "Established", "True", "InitialNamesAccepted", message, now);
 }
 
 /// Reason and message when two definitions want the same name.
@@ -175,30 +174,6 @@ fn conflict(new: &Object, other: &Object) -> Option<(&'static str, String)> {
     let kind = kinds(new).into_iter().zip(["KindConflict", "ListKindConflict"]);
     let kind = kind.into_iter().find(|(kind, _)| taken_kinds.contains(kind));
     name.or(kind).map(|(name, reason)| (reason, format!("{name:?} is already in use")))
-}
-
-fn set_condition(
-    object: &mut Object,
-    type_: &str,
-    status: &str,
-    reason: &str,
-    message: &str,
-    now: jiff::Timestamp,
-) {
-    let mut conditions = cells::list(object, &["status", "conditions"]).to_vec();
-    let found = conditions.iter().position(|c| c["type"] == type_);
-    let since = found
-        .map(|at| &conditions[at])
-        .filter(|old| old["status"] == status)
-        .and_then(|old| old["lastTransitionTime"].as_str().map(str::to_owned))
-        .unwrap_or_else(|| meta::timestamp(now));
-    let new = json!({"type": type_, "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": since});
-    match found {
-        Some(at) => conditions[at] = new,
-        None => conditions.push(new),
-    }
-    object.set(&["status", "conditions"], conditions);
 }
 
 fn validate(o: &Object, e: &mut Errors) {

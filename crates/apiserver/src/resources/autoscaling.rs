@@ -1,4 +1,6 @@
-//! `autoscaling/v2`: HorizontalPodAutoscaler.
+//! `autoscaling/v2`: HorizontalPodAutoscaler, and its view in `autoscaling/v1`.
+
+mod v1;
 
 use api::Object;
 use jiff::Timestamp;
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use super::check::{At, Errors};
 use super::row::{Hooks, Row, col};
 use crate::printing::cells;
+use crate::resource::Column;
 
 const HPA: Hooks = Hooks { default, validate, ..Hooks::NONE };
 
@@ -101,31 +104,32 @@ fn targets(o: &Object, _: Timestamp) -> Value {
     if specs.len() > 2 { format!("{shown} + {} more...", specs.len() - 2).into() } else { shown.into() }
 }
 
-pub(super) fn rows() -> Vec<Row> {
+fn columns() -> Vec<Column> {
     vec![
-        Row::new("horizontalpodautoscalers", "HorizontalPodAutoscaler")
-            .short(&["hpa"])
-            .in_all()
-            .status()
-            .strategy(HPA)
-            .columns(
-                vec![
-                    col("Reference", "string", "The object that is scaled.", |o, _| {
-                        let text = |name| o.str(&["spec", "scaleTargetRef", name]);
-                        format!("{}/{}", text("kind"), text("name")).into()
-                    }),
-                    col("Targets", "string", "Measured and wanted values.", targets),
-                    col("MinPods", "string", "Fewest pods.", |o, _| {
-                        o.i64(&["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string().into())
-                    }),
-                    col("MaxPods", "integer", "Most pods.", |o, _| {
-                        cells::count(o, &["spec", "maxReplicas"]).into()
-                    }),
-                    col("Replicas", "integer", "Present number of pods.", |o, _| {
-                        cells::count(o, &["status", "currentReplicas"]).into()
-                    }),
-                ],
-                Vec::new(),
-            ),
+        col("Reference", "string", "The object that is scaled.", |o, _| {
+            let text = |name| o.str(&["spec", "scaleTargetRef", name]);
+            format!("{}/{}", text("kind"), text("name")).into()
+        }),
+        col("Targets", "string", "Measured and wanted values.", targets),
+        col("MinPods", "string", "Fewest pods.", |o, _| {
+            o.i64(&["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string().into())
+        }),
+        col("MaxPods", "integer", "Most pods.", |o, _| cells::count(o, &["spec", "maxReplicas"]).into()),
+        col("Replicas", "integer", "Present number of pods.", |o, _| {
+            cells::count(o, &["status", "currentReplicas"]).into()
+        }),
     ]
+}
+
+fn row() -> Row {
+    Row::new("horizontalpodautoscalers", "HorizontalPodAutoscaler").short(&["hpa"]).in_all().status()
+}
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![row().strategy(HPA).columns(columns(), Vec::new())]
+}
+
+pub(super) fn older_rows() -> Vec<Row> {
+    let view = row().stored_as("autoscaling", "v2", "horizontalpodautoscalers").strategy(v1::V1);
+    vec![view.columns(v1::columns(columns()), Vec::new())]
 }

@@ -1,13 +1,13 @@
 //! A server on a store of its own, and short words for requests.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use api::stream::{ByteStream, Connection, ExecOptions, ExecOutput, ExecSession, LogOptions, NodeAnswer};
 use api::{
     ApiRequest, ApiResponse, Body, ContentType, GroupVersionResource, PatchType, RequestOptions,
     ResponseBody, Status, Verb, WatchStream,
 };
-use apiserver::{ApiServer, NodeGateway, ServerConfig, UserInfo};
+use apiserver::{ApiServer, FrontProxy, NodeGateway, ServerConfig, UserInfo};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -127,6 +127,16 @@ impl Pki {
     }
 }
 
+/// What all servers show to other API servers.
+fn front_proxy() -> FrontProxy {
+    static MADE: LazyLock<FrontProxy> = LazyLock::new(|| {
+        let pki = Pki::new();
+        let (cert, key) = pki.issue(FrontProxy::NAME, &[]);
+        FrontProxy { ca_pem: pki.ca_pem, cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+    });
+    MADE.clone()
+}
+
 pub(crate) struct Fixture {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) store: Arc<EmbeddedStore>,
@@ -144,6 +154,7 @@ pub(crate) fn config(pki: &Pki) -> ServerConfig {
         service_account_key_pem: rcgen::KeyPair::generate().unwrap().serialize_pem(),
         root_ca_pem: pki.ca_pem.clone(),
         client_ca_pem: pki.ca_pem.clone(),
+        front_proxy: Some(front_proxy()),
         gateway: Arc::new(EchoNode),
     }
 }

@@ -4,6 +4,8 @@
 // The layout of a test that has the whole server in it is deep.
 #![recursion_limit = "256"]
 
+mod aggregation;
+mod autoscaling;
 mod binary;
 mod common;
 mod conversion;

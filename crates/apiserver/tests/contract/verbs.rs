@@ -66,6 +66,8 @@ fn sample(kind: &str) -> Value {
         "Lease" => json!({"spec": {"holderIdentity": "me", "leaseDurationSeconds": 5}}),
         "RuntimeClass" => json!({"handler": "podium"}),
         "CustomResourceDefinition" => crate::custom::definition(),
+        "APIService" => json!({"spec": {"group": "x.example", "version": "v1", "groupPriorityMinimum": 1,
+            "versionPriority": 1}}),
         "ClusterTrustBundle" => {
             let issued = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
             json!({"spec": {"trustBundle": issued.cert.pem()}})
@@ -123,6 +125,7 @@ fn name_of(kind: &str) -> &'static str {
     match kind {
         "IPAddress" => "10.96.200.200",
         "CustomResourceDefinition" => "widgets.example.com",
+        "APIService" => "v1.x.example",
         _ => "sample-x",
     }
 }

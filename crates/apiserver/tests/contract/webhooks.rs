@@ -306,7 +306,7 @@ async fn selectors_dry_runs_and_streams() {
 }
 
 /// The source address of the default route; connecting a UDP socket sends nothing.
-fn address_of_this_machine() -> Option<std::net::IpAddr> {
+pub(crate) fn address_of_this_machine() -> Option<std::net::IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.254:9").ok()?;
     let address = socket.local_addr().ok()?.ip();

@@ -1,4 +1,5 @@
-//! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key.
+//! The cluster's certificate authority, the API server's certificate, client certificates, the service-account key; and a
+//! second authority, whose only client is the API server when it passes requests on to other API servers.
 //!
 //! Keys are made once, at random, and never anew silently: a missing key beside its certificate is an error.
 //! Leaf certificates are made again, at a start and while the process runs ([`super::renewal`]), after four fifths of their
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use apiserver::FrontProxy;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -36,6 +38,7 @@ pub(crate) struct Credential {
 pub(crate) struct Pki {
     pub(crate) ca_pem: String,
     ca_key_pem: String,
+    front_proxy_ca: Credential,
     /// PKCS#8 PEM of the ECDSA P-256 key that signs service-account tokens
     pub(crate) service_account_key_pem: String,
     dir: PathBuf,
@@ -48,37 +51,16 @@ impl Pki {
     /// When a file can't be read or written, or when half of a pair is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        match (cert.exists(), key.exists()) {
-            (false, false) => {
-                let (cert_pem, key_pem) = new_authority()?;
-                write_secret(&key, &key_pem)?;
-                write_secret(&cert, &cert_pem)?;
-            }
-            (true, true) => {}
-            (true, false) => bail!("{} is missing: restore it from a backup", key.display()),
-            (false, true) => bail!("{} is missing: restore it from a backup", cert.display()),
-        }
+        let ca = open_authority(dir, "ca", "podium-ca")?;
+        let front_proxy_ca = open_authority(dir, "front-proxy-ca", "front-proxy-ca")?;
         let token_key = dir.join("service-account.key");
         if !token_key.exists() {
             write_secret(&token_key, &KeyPair::generate()?.serialize_pem())?;
         }
-        let ca_pem = read(&cert)?;
-        let (begin, end) = lifetime(&ca_pem)?;
-        let now = jiff::Timestamp::now().as_second();
-        ensure!(
-            now <= end,
-            "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
-            cert.display()
-        );
-        ensure!(
-            begin <= now,
-            "{} is not valid yet, the machine's clock is behind: set it and start again",
-            cert.display()
-        );
         Ok(Self {
-            ca_pem,
-            ca_key_pem: read(&key)?,
+            ca_pem: ca.cert_pem,
+            ca_key_pem: ca.key_pem,
+            front_proxy_ca,
             service_account_key_pem: read(&token_key)?,
             dir: dir.to_owned(),
         })
@@ -99,7 +81,11 @@ impl Pki {
         let mut params = leaf.params()?;
         validity(&mut params, LEAF_DAYS);
         let key_pair = KeyPair::generate()?;
-        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
+        let (ca_pem, ca_key_pem) = match leaf.signer {
+            Signer::Cluster => (&self.ca_pem, &self.ca_key_pem),
+            Signer::FrontProxy => (&self.front_proxy_ca.cert_pem, &self.front_proxy_ca.key_pem),
+        };
+        let issuer = Issuer::from_ca_cert_pem(ca_pem, KeyPair::from_pem(ca_key_pem)?)
             .context("the authority's certificate and key can't be used")?;
         let made = params.signed_by(&key_pair, &issuer)?;
         let credential = Credential { cert_pem: made.pem(), key_pem: key_pair.serialize_pem() };
@@ -107,6 +93,16 @@ impl Pki {
         write_secret(&cert, &credential.cert_pem)?;
         write_secret(&contents, &wanted)?;
         Ok(credential)
+    }
+
+    /// What the API server shows to other API servers that it passes requests on to, with the authority that vouches for it.
+    ///
+    /// # Errors
+    /// When a file can't be read or written.
+    pub(crate) fn front_proxy(&self) -> Result<FrontProxy> {
+        let client = Leaf::client("front-proxy-client", FrontProxy::NAME, &[]);
+        let Credential { cert_pem, key_pem } = self.issue(&Leaf { signer: Signer::FrontProxy, ..client })?;
+        Ok(FrontProxy { ca_pem: self.front_proxy_ca.cert_pem.clone(), cert_pem, key_pem })
     }
 
     /// What signs other machines' requests.
@@ -121,6 +117,13 @@ pub(crate) struct Leaf {
     /// Names the files.
     pub(crate) file: &'static str,
     kind: LeafKind,
+    signer: Signer,
+}
+
+#[derive(Clone, Copy)]
+enum Signer {
+    Cluster,
+    FrontProxy,
 }
 
 #[derive(Clone)]
@@ -132,12 +135,12 @@ enum LeafKind {
 impl Leaf {
     /// The API server's, for these names and addresses.
     pub(crate) fn server(names: Vec<String>, addresses: Vec<IpAddr>) -> Self {
-        Self { file: "apiserver", kind: LeafKind::Server { names, addresses } }
+        Self { file: "apiserver", kind: LeafKind::Server { names, addresses }, signer: Signer::Cluster }
     }
 
     /// A client's: `user` is the common name, `groups` are the organisations (Kubernetes: "X.509 client certificates").
     pub(crate) fn client(file: &'static str, user: &'static str, groups: &'static [&'static str]) -> Self {
-        Self { file, kind: LeafKind::Client { user, groups } }
+        Self { file, kind: LeafKind::Client { user, groups }, signer: Signer::Cluster }
     }
 
     /// Kept beside the certificate, which is made again when it changes.
@@ -210,9 +213,38 @@ pub(crate) fn node_request(node: &str, key: &KeyPair, names: &[&str]) -> Result<
     Ok(params.serialize_request(key)?.pem()?)
 }
 
-fn new_authority() -> Result<(String, String)> {
+/// An authority of the key directory; made when it has neither certificate nor key.
+fn open_authority(dir: &Path, file: &str, name: &str) -> Result<Credential> {
+    let (cert, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
+    match (cert.exists(), key.exists()) {
+        (false, false) => {
+            let (cert_pem, key_pem) = new_authority(name)?;
+            write_secret(&key, &key_pem)?;
+            write_secret(&cert, &cert_pem)?;
+        }
+        (true, true) => {}
+        (true, false) => bail!("{} is missing: restore it from a backup", key.display()),
+        (false, true) => bail!("{} is missing: restore it from a backup", cert.display()),
+    }
+    let cert_pem = read(&cert)?;
+    let (begin, end) = lifetime(&cert_pem)?;
+    let now = jiff::Timestamp::now().as_second();
+    ensure!(
+        now <= end,
+        "{} has expired, or the machine's clock is wrong: nothing can be signed or trusted any more",
+        cert.display()
+    );
+    ensure!(
+        begin <= now,
+        "{} is not valid yet, the machine's clock is behind: set it and start again",
+        cert.display()
+    );
+    Ok(Credential { cert_pem, key_pem: read(&key)? })
+}
+
+fn new_authority(name: &str) -> Result<(String, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name = subject("podium-ca", &[]);
+    params.distinguished_name = subject(name, &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -309,6 +341,20 @@ mod tests {
         );
         let other = again.issue(&Leaf::client("admin", "admin", &["other"])).unwrap();
         assert_ne!(admin.cert_pem, other.cert_pem, "another subject needs another certificate");
+    }
+
+    #[test]
+    fn the_front_proxy_has_an_authority_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let one = pki.front_proxy().unwrap();
+        assert_ne!(one.ca_pem, pki.ca_pem, "who may be a client is no proxy");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(one.cert_pem.as_bytes()).unwrap();
+        let cert = pem.parse_x509().unwrap();
+        assert_eq!(cert.subject().to_string(), "CN=front-proxy-client");
+        assert_eq!(cert.issuer().to_string(), "CN=front-proxy-ca");
+        let again = Pki::open(dir.path()).unwrap().front_proxy().unwrap();
+        assert_eq!((one.ca_pem, one.cert_pem), (again.ca_pem, again.cert_pem));
     }
 
     #[test]

@@ -1,10 +1,79 @@
-//! Request options as a query string and as DeleteOptions.
+//! Requests and watch events as HTTP carries them.
 
-use api::{RequestOptions, Verb};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use crate::{ApiRequest, EventKind, RequestOptions, Target, Verb, WatchEvent};
+
+/// What an HTTP request is made of, besides the headers that say who sends it.
+pub struct HttpParts {
+    pub method: &'static str,
+    /// Path and query.
+    pub target: String,
+    /// Media type of the body, if there is one.
+    pub content_type: Option<&'static str>,
+    pub body: Bytes,
+}
+
+impl ApiRequest {
+    /// The request as HTTP. Options of a DELETE that the query cannot say are its body.
+    pub fn to_http(&self) -> HttpParts {
+        let method = match self.verb {
+            Verb::Get | Verb::List | Verb::Watch => "GET",
+            Verb::Create => "POST",
+            Verb::Update => "PUT",
+            Verb::Patch => "PATCH",
+            Verb::Delete | Verb::DeleteCollection => "DELETE",
+        };
+        let mut target = match &self.target {
+            Target::Resource { gvr, namespace, name, subresource } => {
+                gvr.path(namespace.as_deref(), name.as_deref(), subresource.as_deref())
+            }
+            Target::Path(path) => path.clone(),
+        };
+        let query = encode(self.verb, &self.options);
+        if !query.is_empty() {
+            target.push('?');
+            target.push_str(&query);
+        }
+        let (content_type, body) = match &self.body {
+            Some(body) => (Some(body.content_type.media_type()), body.bytes.clone()),
+            None => match delete_options(self.verb, &self.options) {
+                Some(options) => (Some("application/json"), options.to_string().into()),
+                None => (None, Bytes::new()),
+            },
+        };
+        HttpParts { method, target, content_type, body }
+    }
+}
+
+impl WatchEvent {
+    /// Reads `{"type":"ADDED","object":…}`; the object shares the line's bytes. `None` for anything else.
+    pub fn from_line(line: &Bytes) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Frame<'a> {
+            #[serde(rename = "type")]
+            kind: &'a str,
+            #[serde(borrow)]
+            object: &'a RawValue,
+        }
+        let frame: Frame<'_> = serde_json::from_slice(line).ok()?;
+        let kinds = [
+            EventKind::Added,
+            EventKind::Modified,
+            EventKind::Deleted,
+            EventKind::Bookmark,
+            EventKind::Error,
+        ];
+        let kind = kinds.into_iter().find(|kind| kind.as_str() == frame.kind)?;
+        Some(WatchEvent { kind, object: line.slice_ref(frame.object.get().as_bytes()) })
+    }
+}
+
 /// The query string, without `?`.
-pub(crate) fn encode(verb: Verb, options: &RequestOptions) -> String {
+fn encode(verb: Verb, options: &RequestOptions) -> String {
     let mut query = String::new();
     let mut add = |name: &str, value: &str| {
         if !query.is_empty() {
@@ -53,7 +122,7 @@ pub(crate) fn encode(verb: Verb, options: &RequestOptions) -> String {
 }
 
 /// The body of a DELETE, when an option can't be said in the query.
-pub(crate) fn delete_options(verb: Verb, options: &RequestOptions) -> Option<Value> {
+fn delete_options(verb: Verb, options: &RequestOptions) -> Option<Value> {
     if !matches!(verb, Verb::Delete | Verb::DeleteCollection) {
         return None;
     }
@@ -98,6 +167,29 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_shares_the_bytes_of_its_line() {
+        let line = Bytes::from_static(b"{\"type\":\"ADDED\",\"object\":{\"kind\":\"Pod\"}}\n");
+        let event = WatchEvent::from_line(&line).unwrap();
+        assert_eq!((event.kind, &event.object[..]), (EventKind::Added, &b"{\"kind\":\"Pod\"}"[..]));
+        assert!(line.as_ptr_range().contains(&event.object.as_ptr()));
+    }
+
+    #[test]
+    fn a_deletion_has_a_query_and_a_body() {
+        let gvr = crate::GroupVersionResource::new("apps", "v1", "deployments");
+        let mut request = ApiRequest::resource(Verb::Delete, gvr, Some("ns"), Some("d"), None);
+        request.options.dry_run = true;
+        request.options.propagation_policy = Some("Orphan".into());
+        let parts = request.to_http();
+        let target = "/apis/apps/v1/namespaces/ns/deployments/d?dryRun=All";
+        assert_eq!(
+            (parts.method, parts.target.as_str(), parts.content_type),
+            ("DELETE", target, Some("application/json"))
+        );
+        assert!(parts.body.ends_with(b"}"));
+    }
 
     #[test]
     fn options_become_a_query_and_a_body() {
