@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
-use client::{Client, EventRecorder, Informer, Scope};
-use jiff::Timestamp;
+use client::{Client, Clock, EventRecorder, Informer, Scope};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,10 @@ use crate::worker::{PodWorker, Shared, Wake};
 
 /// Pause before a pod whose worker panicked gets a new one.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// How often the clock is looked at, and by how much it may be off between two looks: time servers correct little by little.
+const CLOCK_EVERY: Duration = Duration::from_secs(10);
+const LARGEST_DRIFT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A node.
 pub struct NodeAgent {
@@ -92,7 +96,10 @@ impl NodeAgent {
             let (shared, pods, stop) = (self.shared.clone(), self.pods.clone(), stop.clone());
             client::spawn(crate::pressure::run(shared, pods, evictions, stop))
         };
-        self.run_pods(stop, evicted).await;
+        let (steps, stepped) = mpsc::unbounded_channel();
+        let watching = client::spawn(clock_steps(self.shared.clock.clone(), steps));
+        self.run_pods(stop, evicted, stepped).await;
+        watching.abort();
         if let Err(error) = guarding.await {
             tracing::error!(%error, "the task that watches the node's resources failed");
         }
@@ -105,6 +112,7 @@ impl NodeAgent {
         &self,
         mut stop: watch::Receiver<bool>,
         mut evicted: mpsc::UnboundedReceiver<(String, Failure)>,
+        mut stepped: mpsc::UnboundedReceiver<()>,
     ) {
         let mut events = self.shared.runtime.events();
         let mut changes = self.pods.subscribe();
@@ -146,6 +154,8 @@ impl NodeAgent {
                     // The cache knew of it before the loop did.
                     None => drop(early.insert(uid, failure)),
                 },
+                // All that is due at a time of day is due at another moment now.
+                Some(()) = stepped.recv() => workers.values().for_each(|worker| tell(worker, Wake::Look)),
                 Some(uid) = endings.recv() => self.ended(&uid, &mut workers, &ended),
                 () = &mut synced, if !swept => {
                     swept = true;
@@ -394,6 +404,28 @@ fn stream_error(error: &RuntimeError) -> Status {
 /// A worker that has just ended misses nothing: its end is handled next.
 fn tell(worker: &Worker, wake: Wake) {
     drop(worker.wake.send(wake));
+}
+
+/// Tells when the clock was set, or the machine slept: timers run on another clock than the one that says what time it is.
+async fn clock_steps(clock: Arc<dyn Clock>, steps: mpsc::UnboundedSender<()>) {
+    // What time it was when the monotonic clock began.
+    let beginning = || {
+        let running = SignedDuration::try_from(clock.monotonic()).unwrap_or_default();
+        clock.now().checked_sub(running).unwrap_or(Timestamp::UNIX_EPOCH)
+    };
+    let mut before = beginning();
+    loop {
+        clock.sleep(CLOCK_EVERY).await;
+        let now = beginning();
+        let step = now.duration_since(before);
+        if step.abs() > LARGEST_DRIFT {
+            before = now;
+            tracing::info!(seconds = step.as_secs(), "the clock was set");
+            if steps.send(()).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Completes when `stop` turns true, or when nobody can turn it any more.

@@ -30,6 +30,7 @@ impl PodWorker {
         match self.try_volumes().await {
             Ok(()) => {
                 self.memory.volumes = VolumeState::Ready;
+                self.memory.renewing = false;
                 self.memory.mounted = true;
                 self.memory.torn_down = false;
                 Flow::Done

@@ -133,6 +133,8 @@ struct Memory {
     gone: bool,
     /// The volumes were ready once.
     mounted: bool,
+    /// A renewal of their credentials has failed, and is tried again after a while.
+    renewing: bool,
     tearing_down: bool,
     torn_down: bool,
     deleted: bool,
@@ -280,6 +282,7 @@ impl PodWorker {
     }
 
     fn sources_changed(&mut self) {
+        self.memory.renewing = false;
         self.memory.volumes = VolumeState::Unknown;
         // A missing ConfigMap or Secret may be there now.
         self.memory.blocked.retain(|_, blocked| blocked.reason != "CreateContainerConfigError");
@@ -354,6 +357,7 @@ impl PodWorker {
                 break;
             }
             self.admit();
+            self.renew_credentials();
             let now = self.shared.clock.now();
             let plan = pod_actions(&self.pod, &self.observed(), &self.shared.facts, now);
             let mut progress = false;
@@ -468,6 +472,21 @@ impl PodWorker {
         }
     }
 
+    /// When tokens and certificates in volumes are to be asked for again.
+    fn renewals(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
+        [self.memory.tokens.renew_at(now), self.memory.certificates.renew_at()].into_iter().flatten()
+    }
+
+    /// Has volumes made again whose tokens or certificates are due, which asks for new ones.
+    fn renew_credentials(&mut self) {
+        let now = self.shared.clock.now();
+        let due = self.renewals(now).any(|at| at <= now);
+        if due && !self.memory.renewing && matches!(self.memory.volumes, VolumeState::Ready) {
+            self.memory.renewing = true;
+            self.memory.volumes = VolumeState::Unknown;
+        }
+    }
+
     /// Remembers that a call failed, for the next look.
     fn retry(&mut self) {
         let wait = RETRY_FIRST.saturating_mul(1 << self.memory.failures.min(10)).min(RETRY_MAX);
@@ -481,8 +500,8 @@ impl PodWorker {
         let pulls = self.memory.blocked.values().filter(|b| b.reason == "ErrImagePull");
         let flips = pulls.map(|b| after(b.since, PULL_ERROR_SHOWN)).filter(|at| *at > now);
         let retry = self.memory.retry_at.take();
-        let credentials = [self.memory.tokens.renew_at(), self.memory.certificates.renew_at()];
-        let credentials = credentials.into_iter().flatten().filter(|_| !self.memory.torn_down);
+        // What is due and was not to be had is tried again with the volumes.
+        let credentials = self.renewals(now).filter(|at| *at > now && !self.memory.torn_down);
         let moments = flips.chain(retry).chain(credentials).map(|at| elapsed(now, at));
         let wait = moments.chain(plan.requeue_after).min()?;
         // Timers may fire a little early: never spin.
