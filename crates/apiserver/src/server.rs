@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use api::metrics::Metrics;
 use api::{ApiRequest, ApiResponse, SchemaTable, Status};
 use futures_util::future::BoxFuture;
 use store::Store;
@@ -12,7 +13,7 @@ use crate::authn::jose::JoseError;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
 use crate::gateway::NodeGateway;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Counters};
 use crate::pipeline::{Incoming, Outcome};
 use crate::registry::Registry;
 use crate::resource::{ResourceSet, UserInfo};
@@ -57,7 +58,7 @@ pub struct ApiServer {
     pub(crate) registry: Registry,
     /// Types of the built-in kinds.
     pub(crate) table: Arc<SchemaTable>,
-    pub(crate) metrics: Metrics,
+    pub(crate) counters: Counters,
 }
 
 impl ApiServer {
@@ -85,7 +86,7 @@ impl ApiServer {
             node_port_range: config.node_port_range,
             messages: Arc::default(),
         };
-        let server = Arc::new(Self { config, registry, table, metrics: Metrics::default() });
+        let server = Arc::new(Self { config, registry, table, counters: Counters::new(Metrics::default()) });
         bootstrap::run(&server).await?;
         let mut rows = server.registry.resources.hold().await;
         server.registry.refresh_custom(&mut rows).await.map_err(OpenError::Store)?;
@@ -109,6 +110,11 @@ impl ApiServer {
                 Outcome::Session(_) => Err(Status::internal("a session was opened without an upgrade")),
             }
         })
+    }
+
+    /// What the server counts, and whoever else is to appear on its page.
+    pub fn metrics(&self) -> &Metrics {
+        self.counters.page()
     }
 
     /// All rows that the server serves at this moment.

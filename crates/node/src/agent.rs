@@ -18,6 +18,7 @@ use crate::config::NodeConfig;
 use crate::events::PodEvents;
 use crate::leftovers;
 use crate::logs::{self, format::Wanted, read::Follow};
+use crate::meter::NodeMeter;
 use crate::node_status::{self, machine};
 use crate::observed::{Failure, NodeFacts};
 use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, RuntimeError};
@@ -77,6 +78,7 @@ impl NodeAgent {
             node: Informer::start(&client, own),
             book: Book::default(),
             pressures: watch::Sender::default(),
+            meter: NodeMeter::new(client.metrics(), &config.node_name),
             runtime,
             network,
             client,
@@ -338,6 +340,10 @@ impl NodeAgent {
     /// What is used now.
     pub(crate) async fn rates(&self) -> Result<Rates, Status> {
         self.meter.read(&*self.shared.runtime, &*self.shared.clock).await.map_err(Status::internal)
+    }
+
+    pub(crate) fn meter(&self) -> &NodeMeter {
+        &self.shared.meter
     }
 
     pub(crate) fn name(&self) -> String {

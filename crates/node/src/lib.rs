@@ -28,6 +28,7 @@ pub mod hosts_file;
 pub mod images;
 pub mod leftovers;
 pub mod logs;
+mod meter;
 pub mod node_status;
 pub mod observed;
 pub mod pod_actions;

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use api::ObjectKey;
+use api::metrics::Metrics;
 use client::Client;
 use k8s_openapi::api::core::v1::Node;
 use rustls::pki_types::pem::PemObject as _;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::bootstrap::API_SERVER_TO_NODES;
 use crate::bootstrap::join::{self, Credentials, JoinToken, NodeTransport, Purpose};
-use crate::bootstrap::pki::Credential;
+use crate::bootstrap::pki::{Credential, lifetime};
 use crate::bootstrap::renewal::{self, Renew};
 use crate::cli::{AgentArgs, outln};
 use crate::config::{self, Paths};
@@ -108,7 +110,9 @@ async fn start(
     // Network policies depend on all pods, which the node itself may not list.
     let proxy = Arc::new(NodeTransport::new(&args.server, &ca_pem, &credential, Some(PROXY))?);
     let agent = format!("podium-agent/{}", env!("CARGO_PKG_VERSION"));
-    let client = Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent);
+    let page = Metrics::default();
+    let client =
+        Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent).with_metrics(&page);
     progress.ready("joined", &args.server);
 
     let pod_cidr = register(&client, name).await?;
@@ -137,7 +141,9 @@ async fn start(
             transports: [Arc::clone(&transport), Arc::clone(&proxy)],
             ca_pem: ca_pem.clone(),
             tls: tls.clone(),
+            end: Arc::new(AtomicI64::new(end_of(&cert_pem))),
         };
+        certificate.show(&page);
         tasks.spawn(renewal::keep_young(certificate, cert_pem, stop.clone()));
     }
     let clients = NodeClients {
@@ -145,7 +151,8 @@ async fn start(
         proxy: client.clone(),
         policies: Client::new(proxy as Arc<dyn client::Transport>, &agent),
         dns: client.clone(),
-    };
+    }
+    .with_metrics(&page);
     let setup = NodeSetup { paths, name, ip, pod_cidr, ca_pem: &ca_pem, args: &args.node, clients };
     let node = NodePart::start(setup, &mut progress, stop.clone()).await?;
     let streams = Arc::clone(&node.agent);
@@ -207,6 +214,33 @@ struct NodeCertificate {
     transports: [Arc<NodeTransport>; 2],
     ca_pem: String,
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
+    /// When the newest one ends, in seconds since the epoch.
+    end: Arc<AtomicI64>,
+}
+
+impl NodeCertificate {
+    /// Shows on the node's page how long the certificate is still good.
+    fn show(&self, page: &Metrics) {
+        let (name, help) = match self.purpose {
+            Purpose::Client => (
+                "kubelet_certificate_manager_client_ttl_seconds",
+                "Seconds until the node's client certificate ends.",
+            ),
+            Purpose::Serving => (
+                "kubelet_certificate_manager_server_ttl_seconds",
+                "Seconds until the node's serving certificate ends.",
+            ),
+        };
+        let left = page.gauge(name, help, &[]).with(&[]);
+        page.on_scrape(&self.end, move |end| {
+            let seconds = end.load(Ordering::Relaxed) - jiff::Timestamp::now().as_second();
+            left.set(seconds as f64);
+        });
+    }
+}
+
+fn end_of(cert_pem: &str) -> i64 {
+    lifetime(cert_pem).map_or(0, |(_, end)| end)
 }
 
 impl Renew for NodeCertificate {
@@ -217,6 +251,7 @@ impl Renew for NodeCertificate {
     async fn renew(&self) -> Result<String> {
         let fresh = join::request(&self.client, &self.name, self.purpose).await?;
         self.credentials.keep(self.purpose.name(), &fresh)?;
+        self.end.store(end_of(&fresh.cert_pem), Ordering::Relaxed);
         match self.purpose {
             Purpose::Client => self.transports.iter().try_for_each(|transport| transport.exchange(&fresh))?,
             Purpose::Serving => drop(self.tls.send_replace(server_config(&self.ca_pem, &fresh)?)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use api::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -113,7 +114,8 @@ impl Parts {
                 proxy: control.client("system:kube-proxy", &[]),
                 policies: control.client("system:kube-proxy", &[]),
                 dns: control.client("system:kube-dns", &[]),
-            };
+            }
+            .with_metrics(&Metrics::default());
             let setup = NodeSetup {
                 paths,
                 name: &name,

@@ -126,6 +126,54 @@ async fn a_pod_runs_and_is_deleted() {
 }
 
 #[tokio::test]
+async fn the_node_s_pages_count_what_it_does() {
+    let world = World::new();
+    world.runtime.add_remote_image("far:1");
+    let probe =
+        json!({"image": "far:1", "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}});
+    world.api.put("pods", pod("a", probe));
+    world.running("a").await;
+    let ready = |api: &FakeApi| status(api, "a")["containerStatuses"][0]["ready"] == true;
+    world.api.until("ready", ready).await;
+    let page = async |target: &str| {
+        use futures_util::StreamExt as _;
+        let mut body = world.agent.page(target).await.unwrap().body;
+        let mut text = Vec::new();
+        while let Some(part) = body.next().await {
+            text.extend_from_slice(&part.unwrap());
+        }
+        api::metrics::format::parse(std::str::from_utf8(&text).unwrap()).unwrap()
+    };
+    let samples = page("/metrics").await;
+    let value = |name: &str| samples.iter().filter(|s| s.name == name).map(|s| s.value).sum::<f64>();
+    for name in [
+        "kubelet_node_name",
+        "kubelet_running_pods",
+        "kubelet_running_containers",
+        "kubelet_started_pods_total",
+        "kubelet_started_containers_total",
+        "kubelet_pod_start_duration_seconds_count",
+        "kubelet_pod_start_sli_duration_seconds_count",
+        "kubelet_image_pull_duration_seconds_count",
+    ] {
+        assert_eq!(value(name), 1.0, "{name}: {samples:?}");
+    }
+    for name in ["kubelet_pod_worker_duration_seconds_count", "rest_client_requests_total"] {
+        assert!(value(name) > 1.0, "{name}: {samples:?}");
+    }
+    let probes = page("/metrics/probes").await;
+    let successes = probes.iter().find(|s| s.labels["result"] == "successful").unwrap();
+    assert!(successes.value >= 1.0 && successes.labels["pod"] == "a", "{successes:?}");
+    assert_eq!(successes.labels["probe_type"], "Readiness");
+    page("/metrics/resource").await;
+
+    world.api.delete_pod("default", "a", None);
+    while !page("/metrics/probes").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_conflict_is_resolved_and_foreign_conditions_stay() {
     let world = World::new();
     world.api.refuse_patches(2);

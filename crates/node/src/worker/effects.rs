@@ -117,6 +117,7 @@ impl PodWorker {
         match self.shared.runtime.run_pod_sandbox(config).await {
             Ok(sandbox) => {
                 self.shared.view.learn(&sandbox.id, &self.uid);
+                self.shared.meter.sandbox(true);
                 self.memory.torn_down = false;
                 self.record.sandboxes.insert(0, sandbox);
                 self.attach_network().await
@@ -142,6 +143,7 @@ impl PodWorker {
     }
 
     fn sandbox_failed(&mut self, error: &RuntimeError) -> Flow {
+        self.shared.meter.sandbox(false);
         let text = format!("Failed to create pod sandbox: {error}");
         self.shared.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", &text);
         tracing::warn!(pod = %self.uid, %error, "cannot create the sandbox");
@@ -322,6 +324,7 @@ impl PodWorker {
 
     pub(super) async fn forget(&mut self) -> Flow {
         self.shared.book.release(&self.uid);
+        self.shared.meter.probes.forget(&self.pod);
         let dir = self.log_dir();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
         if let Ok(Err(error)) = removed

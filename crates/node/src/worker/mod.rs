@@ -25,6 +25,7 @@ use crate::env::ServiceView;
 use crate::events::PodEvents;
 use crate::hooks::PostStart;
 use crate::images::pull_failed;
+use crate::meter::NodeMeter;
 use crate::observed::{
     Blocked, Failure, NodeFacts, Observed, ProbeOutcome, VolumeState, after, elapsed, from_nanos,
 };
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) book: Book,
     /// Conditions of the node that say what runs short.
     pub(crate) pressures: watch::Sender<Vec<String>>,
+    pub(crate) meter: NodeMeter,
 }
 
 impl Shared {
@@ -138,6 +140,8 @@ struct Memory {
     tearing_down: bool,
     torn_down: bool,
     deleted: bool,
+    /// Time that pulls took before the pod ran.
+    pulls: Duration,
     /// Failed calls in a row.
     failures: u32,
     retry_at: Option<Timestamp>,
@@ -168,6 +172,8 @@ pub(crate) struct PodWorker {
     sources: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
     /// Something has left the node.
     freed: watch::Receiver<u64>,
+    /// When the node first saw the pod, on the monotonic clock.
+    seen: Duration,
     probe_news: (mpsc::UnboundedSender<ProbeNews>, mpsc::UnboundedReceiver<ProbeNews>),
 }
 
@@ -181,6 +187,7 @@ impl PodWorker {
         let freed = shared.book.freed();
         Self {
             freed,
+            seen: shared.clock.monotonic(),
             shared,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             pod,
@@ -326,6 +333,9 @@ impl PodWorker {
         let events = &self.shared.events;
         match result {
             Ok(info) => {
+                self.shared.meter.pulled(info.size_bytes, took);
+                tracing::info!(image, bytes = info.size_bytes, ?took, "image pulled");
+                self.memory.pulls += took;
                 let text = format!(
                     "Successfully pulled image {image:?} in {}. Image size: {} bytes.",
                     crate::images::seconds_text(took),
@@ -350,6 +360,21 @@ impl PodWorker {
     /// Looks and acts until nothing is left to do, then reports. `None`: the worker is done for good;
     /// `Some(when)`: look again then, if nothing happens before.
     async fn reconcile(&mut self) -> Option<Option<Duration>> {
+        let begun = self.shared.clock.monotonic();
+        let operation = if self.memory.gone || self.pod.metadata.deletion_timestamp.is_some() {
+            "kill"
+        } else if self.memory.admitted {
+            "sync"
+        } else {
+            "create"
+        };
+        let next = self.look_and_act().await;
+        let took = self.shared.clock.monotonic().saturating_sub(begun);
+        self.shared.meter.worked(operation, took);
+        next
+    }
+
+    async fn look_and_act(&mut self) -> Option<Option<Duration>> {
         for _ in 0..MAX_ROUNDS {
             if let Err(error) = self.observe().await {
                 tracing::warn!(pod = %self.uid, %error, "cannot list containers");
@@ -466,7 +491,9 @@ impl PodWorker {
                     age: elapsed(from_nanos(status.started_at_nanos), now),
                 };
                 let (runtime, clock) = (self.shared.runtime.clone(), self.shared.clock.clone());
-                let probe = crate::prober::start(kind, target, runtime, clock, self.probe_news.0.clone());
+                let results = self.shared.meter.probes.of(&self.pod, &status.name, kind);
+                let news = self.probe_news.0.clone();
+                let probe = crate::prober::start(kind, target, runtime, clock, news, results);
                 self.memory.probers.insert(slot, probe);
             }
         }

@@ -57,6 +57,7 @@ impl PodWorker {
                 client.patch(&pods(), &self.key(), Some("status"), PatchType::Merge, &patch, options).await;
             match answer {
                 Ok(object) => {
+                    self.measure_start(&status);
                     self.take_answer(object);
                     self.memory.failures = 0;
                     return;
@@ -72,6 +73,19 @@ impl PodWorker {
             }
         }
         self.retry();
+    }
+
+    /// The pod runs from now on, if it did not before.
+    fn measure_start(&self, status: &core::PodStatus) {
+        let phase = |status: &core::PodStatus| status.phase.clone().unwrap_or_default();
+        let before = self.pod.status.as_ref().map(phase).unwrap_or_default();
+        if phase(status) != "Running" || before == "Running" {
+            return;
+        }
+        let (clock, created) = (&self.shared.clock, &self.pod.metadata.creation_timestamp);
+        let since_creation = created.as_ref().map(|at| elapsed(at.0, clock.now())).unwrap_or_default();
+        let seen = clock.monotonic().saturating_sub(self.seen);
+        self.shared.meter.runs(seen, since_creation, self.memory.pulls);
     }
 
     fn report_failed(&mut self, status: &Status) {

@@ -276,6 +276,10 @@ impl Transport for NodeTransport {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         Box::pin(async move { current.call(request).await })
     }
+
+    fn host(&self) -> &str {
+        self.server.trim_start_matches("https://").trim_end_matches('/')
+    }
 }
 
 /// The folder of a joined machine's certificates.
