@@ -174,7 +174,7 @@ impl Runner {
             Signal::Changed { lane, keys } => keys.into_iter().for_each(|key| self.queue.add(lane, key)),
             Signal::Synced { lane } => {
                 self.lanes[lane].synced = true;
-                tracing::debug!(controller = self.lanes[lane].controller.name(), "caches filled");
+                tracing::info!(controller = self.lanes[lane].controller.name(), "controller begins");
             }
             Signal::Progressed { lane, gvr } => {
                 let Gate { pending, parked } = &mut self.lanes[lane].gate;

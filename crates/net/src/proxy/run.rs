@@ -96,6 +96,7 @@ pub async fn run(
         () = known => {}
         _ = stop.wait_for(|stop| *stop) => return,
     }
+    tracing::info!(services = proxy.services.len(), "service proxy begins");
     proxy.follow(stop).await;
 }
 

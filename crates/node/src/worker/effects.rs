@@ -215,6 +215,7 @@ impl PodWorker {
     pub(super) fn kill(&mut self, id: String, name: &str, grace: Duration, message: &str) -> Flow {
         let first = self.memory.killing.insert(id.clone(), after(self.shared.clock.now(), grace)).is_none();
         if first {
+            tracing::info!(pod = %self.key(), container = name, ?grace, why = message, "stopping container");
             self.shared.events.container(&self.pod, name, EventType::Normal, "Killing", message);
         }
         // A second kill only shortens the grace period: the hook is under way.
@@ -311,7 +312,10 @@ impl PodWorker {
             ..RequestOptions::default()
         };
         match self.shared.client.delete(&pods(), &key, options).await {
-            Ok(()) => self.memory.deleted = true,
+            Ok(()) => {
+                tracing::info!(pod = %key, "pod ended");
+                self.memory.deleted = true;
+            }
             // The pod, or the one with this uid, is gone already.
             Err(status) if status.is_not_found() || status.is_conflict() => self.memory.deleted = true,
             Err(status) => {
