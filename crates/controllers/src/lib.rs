@@ -14,6 +14,7 @@
 
 pub mod claim;
 pub mod cronjob;
+pub mod csr_cleaner;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
@@ -65,6 +66,7 @@ pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receive
         Arc::new(taint_eviction::TaintEvictionController),
         Arc::new(pod_gc::PodGcController),
         Arc::new(disruption::DisruptionController),
+        Arc::new(csr_cleaner::CsrCleaner),
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(endpointslice::EndpointSliceMirroringController),
