@@ -41,7 +41,6 @@ const PROXY: &str = "system:kube-proxy";
 /// When the machine can't join or a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     host::check_node()?;
-    let name = args.node.node_name.clone().map_or_else(config::default_node_name, config::node_name)?;
     let paths = Paths::create(&args.data_dir)?;
     // One Podium at a time on a data directory, also against `podium down`.
     let _lock = match RealDisk::open(&paths.store()) {
@@ -52,10 +51,10 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     };
     let pool =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    pool.block_on(serve(args, &paths, &name))
+    pool.block_on(serve(args, &paths))
 }
 
-async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
+async fn serve(args: &AgentArgs, paths: &Paths) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let (stop, stopping) = watch::channel(false);
@@ -68,7 +67,7 @@ async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
     };
     tokio::pin!(stopped);
     let node = tokio::select! {
-        node = start(args, paths, name, &mut tasks, stopping) => node?,
+        node = start(args, paths, &mut tasks, stopping) => node?,
         () = &mut stopped => return Ok(()),
     };
     stopped.await;
@@ -91,13 +90,16 @@ async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
 async fn start(
     args: &AgentArgs,
     paths: &Paths,
-    name: &str,
     tasks: &mut JoinSet<()>,
     stop: watch::Receiver<bool>,
 ) -> Result<NodePart> {
     let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
+    host::tell(paths, &progress);
     let credentials = Arc::new(Credentials::open(join::dir(&paths.data))?);
-    let (ca_pem, credential) = match (credentials.joined(), &args.token) {
+    let joined = credentials.joined();
+    let kept = joined.as_ref().map(|(_, own)| join::node_of(&own.cert_pem)).transpose()?;
+    let name = &*host::node_name(args.node.node_name.clone(), kept, &progress)?;
+    let (ca_pem, credential) = match (joined, &args.token) {
         (Some(joined), _) => joined,
         (None, Some(token)) => credentials.join(&args.server, name, &JoinToken::parse(token)?).await?,
         (None, None) => {

@@ -282,6 +282,19 @@ impl Transport for NodeTransport {
     }
 }
 
+/// The node whose client certificate it is.
+///
+/// # Errors
+/// When it is no node's.
+pub(crate) fn node_of(cert_pem: &str) -> Result<String> {
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("not a PEM certificate")?;
+    let certificate = block.parse_x509().context("not an X.509 certificate")?;
+    let name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    let node = name.and_then(|name| name.strip_prefix("system:node:"));
+    Ok(node.context("the kept certificate is no node's")?.to_owned())
+}
+
 /// The folder of a joined machine's certificates.
 pub(crate) fn dir(data: &Path) -> PathBuf {
     data.join("node-pki")
