@@ -13,6 +13,7 @@
 
 pub mod codec;
 pub mod meta;
+pub mod metrics;
 pub mod object;
 pub mod patch;
 pub mod quantity;

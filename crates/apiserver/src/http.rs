@@ -52,6 +52,9 @@ impl ApiServer {
         tls: Arc<rustls::ServerConfig>,
         mut stop: watch::Receiver<bool>,
     ) {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving the API");
+        }
         let acceptor = TlsAcceptor::from(tls);
         let graceful = Arc::new(GracefulShutdown::new());
         let stopped = stop.clone();

@@ -1,10 +1,8 @@
 //! What the server counts about itself, in Prometheus' text form and under Kubernetes' names.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use api::metrics::{Counter, Family, Gauge, Histogram, Metrics, Registry};
 use api::{ApiRequest, ResponseBody, Status, Target, Verb};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
@@ -15,13 +13,20 @@ use crate::resource::{ResourceSet, UserInfo};
 use crate::server::ApiServer;
 
 /// Upper bounds of `apiserver_request_duration_seconds`.
-const BUCKETS: [f64; 23] = [
+const BOUNDS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
 
+/// Labels of everything that is told apart by the request.
+const REQUEST: &[&str] =
+    &["component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"];
+/// The same with the code of the answer.
+const ANSWER: &[&str] =
+    &["code", "component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"];
+
 /// What requests are told apart by: the labels of their series.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 struct Labels {
     verb: &'static str,
     group: String,
@@ -32,25 +37,17 @@ struct Labels {
     dry_run: &'static str,
 }
 
-#[derive(Default)]
-struct Series {
-    by_code: BTreeMap<u16, u64>,
-    /// Not cumulative; the last one is beyond all bounds.
-    buckets: [u64; BUCKETS.len() + 1],
-    seconds: f64,
-}
-
 /// The counters of one server.
-#[derive(Default)]
-pub(crate) struct Metrics {
-    requests: Mutex<BTreeMap<Labels, Series>>,
-    watching: Arc<Mutex<BTreeMap<Labels, i64>>>,
-    reading: AtomicI64,
-    mutating: AtomicI64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) struct Counters {
+    page: Metrics,
+    requests: Family<Counter>,
+    duration: Family<Histogram>,
+    watching: Family<Gauge>,
+    reading: Arc<Gauge>,
+    mutating: Arc<Gauge>,
+    objects: Family<Gauge>,
+    /// Looked at while the server lives.
+    _process: Arc<Process>,
 }
 
 impl Labels {
@@ -97,11 +94,10 @@ impl Labels {
         }
     }
 
-    fn text(&self) -> String {
-        format!(
-            "component=\"apiserver\",dry_run={:?},group={:?},resource={:?},scope={:?},subresource={:?},verb={:?},version={:?}",
-            self.dry_run, self.group, self.resource, self.scope, self.subresource, self.verb, self.version
-        )
+    /// The values of [`REQUEST`].
+    fn values(&self) -> [&str; 8] {
+        let Self { verb, group, version, resource, subresource, scope, dry_run } = self;
+        ["apiserver", dry_run, group, resource, scope, subresource, verb, version]
     }
 }
 
@@ -111,36 +107,18 @@ fn is_apply(request: &ApiRequest) -> bool {
 }
 
 /// One more while it lives.
-struct Counted<'a>(&'a AtomicI64);
+struct Counted(Arc<Gauge>);
 
-impl<'a> Counted<'a> {
-    fn new(gauge: &'a AtomicI64) -> Self {
-        gauge.fetch_add(1, Ordering::Relaxed);
+impl Counted {
+    fn new(gauge: Arc<Gauge>) -> Self {
+        gauge.add(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A watch, counted while its stream lives.
-struct Watching(Arc<Mutex<BTreeMap<Labels, i64>>>, Labels);
-
-impl Watching {
-    fn new(gauges: &Arc<Mutex<BTreeMap<Labels, i64>>>, labels: Labels) -> Self {
-        *lock(gauges).entry(labels.clone()).or_default() += 1;
-        Self(Arc::clone(gauges), labels)
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        if let Some(gauge) = lock(&self.0).get_mut(&self.1) {
-            *gauge -= 1;
-        }
+        self.0.add(-1.0);
     }
 }
 
@@ -150,11 +128,12 @@ pub(crate) async fn measured(
     caller: &UserInfo,
     incoming: Incoming,
 ) -> Result<Outcome, Status> {
-    let metrics = &server.metrics;
+    let counters = &server.counters;
     let labels = Labels::of(&incoming.request, &server.resources());
     let long = incoming.upgrade.is_some() || labels.verb == "WATCH";
     let reads = matches!(labels.verb, "GET" | "LIST" | "WATCH");
-    let flight = (!long).then(|| Counted::new(if reads { &metrics.reading } else { &metrics.mutating }));
+    let flight =
+        (!long).then(|| Counted::new(Arc::clone(if reads { &counters.reading } else { &counters.mutating })));
     let begun = Instant::now();
     let mut outcome = pipeline::handle(server, caller, incoming).await;
     drop(flight);
@@ -166,7 +145,7 @@ pub(crate) async fn measured(
     if let Ok(Outcome::Response(response)) = &mut outcome
         && let ResponseBody::Watch(events) = &mut response.body
     {
-        let counted = Watching::new(&metrics.watching, labels.clone());
+        let counted = Counted::new(counters.watching.with(&labels.values()));
         let inner = std::mem::replace(events, Box::pin(futures_util::stream::empty()));
         *events = Box::pin(inner.map(move |event| {
             // moved in, so that it lives as long as the stream
@@ -174,66 +153,60 @@ pub(crate) async fn measured(
             event
         }));
     }
-    metrics.note(labels, code, (!long).then(|| begun.elapsed().as_secs_f64()));
+    counters.note(&labels, code, (!long).then(|| begun.elapsed()));
     outcome
 }
 
-impl Metrics {
-    fn note(&self, labels: Labels, code: u16, seconds: Option<f64>) {
-        let mut requests = lock(&self.requests);
-        let series = requests.entry(labels).or_default();
-        *series.by_code.entry(code).or_default() += 1;
+impl Counters {
+    pub(crate) fn new(page: Metrics) -> Self {
+        let flight = page.gauge(
+            "apiserver_current_inflight_requests",
+            "Requests under way, without watches and sessions.",
+            &["request_kind"],
+        );
+        let build = page.gauge(
+            "kubernetes_build_info",
+            "The version, in labels.",
+            &["git_version", "major", "minor"],
+        );
+        build.with(&[GIT_VERSION, MAJOR, MINOR]).set(1.0);
+        let process = Arc::new(Process::new(&page));
+        page.on_scrape(&process, Process::look);
+        Self {
+            requests: page.counter(
+                "apiserver_request_total",
+                "Requests by verb, resource and code of the answer.",
+                ANSWER,
+            ),
+            duration: page.histogram(
+                "apiserver_request_duration_seconds",
+                "Seconds from a request to its answer, without watches and sessions.",
+                REQUEST,
+                BOUNDS,
+            ),
+            watching: page.gauge("apiserver_longrunning_requests", "Watches under way.", REQUEST),
+            reading: flight.with(&["readOnly"]),
+            mutating: flight.with(&["mutating"]),
+            objects: page.gauge("apiserver_storage_objects", "Stored objects by kind.", &["resource"]),
+            _process: process,
+            page,
+        }
+    }
+
+    pub(crate) fn page(&self) -> &Metrics {
+        &self.page
+    }
+
+    fn note(&self, labels: &Labels, code: u16, seconds: Option<std::time::Duration>) {
+        let values = labels.values();
+        let code = code.to_string();
+        let [component, dry_run, group, resource, scope, subresource, verb, version] = values;
+        let answer = [&*code, component, dry_run, group, resource, scope, subresource, verb, version];
+        self.requests.with(&answer).inc();
         if let Some(seconds) = seconds {
-            series.buckets[BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
-            series.seconds += seconds;
+            self.duration.with(&values).observe(seconds);
         }
     }
-
-    fn requests_text(&self, out: &mut String) -> std::fmt::Result {
-        let requests = lock(&self.requests);
-        let (total, duration) = ("apiserver_request_total", "apiserver_request_duration_seconds");
-        head(out, total, "counter", "Requests by verb, resource and code of the answer.")?;
-        for (labels, series) in requests.iter() {
-            for (code, count) in &series.by_code {
-                writeln!(out, "{total}{{code=\"{code}\",{}}} {count}", labels.text())?;
-            }
-        }
-        head(
-            out,
-            duration,
-            "histogram",
-            "Seconds from a request to its answer, without watches and sessions.",
-        )?;
-        for (labels, series) in requests.iter() {
-            let (labels, mut count) = (labels.text(), 0);
-            for (bound, bucket) in BUCKETS.iter().zip(series.buckets) {
-                count += bucket;
-                writeln!(out, "{duration}_bucket{{{labels},le=\"{bound}\"}} {count}")?;
-            }
-            count += series.buckets[BUCKETS.len()];
-            writeln!(out, "{duration}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
-            writeln!(out, "{duration}_sum{{{labels}}} {}", series.seconds)?;
-            writeln!(out, "{duration}_count{{{labels}}} {count}")?;
-        }
-        Ok(())
-    }
-
-    fn gauges_text(&self, out: &mut String) -> std::fmt::Result {
-        let (long, flight) = ("apiserver_longrunning_requests", "apiserver_current_inflight_requests");
-        head(out, long, "gauge", "Watches under way.")?;
-        for (labels, count) in lock(&self.watching).iter() {
-            writeln!(out, "{long}{{{}}} {count}", labels.text())?;
-        }
-        head(out, flight, "gauge", "Requests under way, without watches and sessions.")?;
-        for (kind, gauge) in [("mutating", &self.mutating), ("readOnly", &self.reading)] {
-            writeln!(out, "{flight}{{request_kind=\"{kind}\"}} {}", gauge.load(Ordering::Relaxed))?;
-        }
-        Ok(())
-    }
-}
-
-fn head(out: &mut String, name: &str, type_: &str, help: &str) -> std::fmt::Result {
-    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {type_}")
 }
 
 /// All series.
@@ -241,7 +214,6 @@ fn head(out: &mut String, name: &str, type_: &str, help: &str) -> std::fmt::Resu
 /// # Errors
 /// When the store cannot be read.
 pub(crate) async fn text(server: &ApiServer) -> Result<String, Status> {
-    let objects = "apiserver_storage_objects";
     let mut counts = Vec::new();
     let rows = server.resources();
     for row in rows.iter().filter(|row| row.stored_as.is_none() && row.allows(Verb::List)) {
@@ -251,94 +223,93 @@ pub(crate) async fn text(server: &ApiServer) -> Result<String, Status> {
         let name = group.map_or_else(|| row.gvr.resource.clone(), |g| format!("{}.{g}", row.gvr.resource));
         counts.push((name, page.entries.len() as u64 + page.remaining));
     }
-    let mut out = String::with_capacity(64 << 10);
-    let written = (|| {
-        server.metrics.requests_text(&mut out)?;
-        server.metrics.gauges_text(&mut out)?;
-        head(&mut out, objects, "gauge", "Stored objects by kind.")?;
-        for (name, count) in &counts {
-            writeln!(out, "{objects}{{resource={name:?}}} {count}")?;
-        }
-        head(&mut out, "kubernetes_build_info", "gauge", "The version, in labels.")?;
-        let (version, major, minor) = (GIT_VERSION, MAJOR, MINOR);
-        writeln!(out, "kubernetes_build_info{{git_version={version:?},major={major:?},minor={minor:?}}} 1")?;
-        process_text(&mut out)
-    })();
-    written.map_err(Status::internal)?;
-    Ok(out)
+    let objects = &server.counters.objects;
+    // kinds come and go
+    objects.clear();
+    for (name, count) in counts {
+        objects.with(&[&name]).set(count as f64);
+    }
+    Ok(server.counters.page.text())
 }
 
 /// Ticks of a second in `/proc` (Linux, USER_HZ).
 const TICKS: f64 = 100.0;
 
 /// The process as Linux tells it; what cannot be read is left out.
-fn process_text(out: &mut String) -> std::fmt::Result {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
-    /// The first number behind a word at the beginning of a line.
-    fn after(text: &str, word: &str) -> Option<f64> {
-        text.lines().find_map(|line| line.strip_prefix(word)?.split_whitespace().next()?.parse().ok())
+struct Process([(&'static str, Family<Gauge>); 6]);
+
+impl Process {
+    fn new(page: &Registry) -> Self {
+        let gauge = |name, help| page.gauge(name, help, &[]);
+        Self([
+            ("cpu", page.counted("process_cpu_seconds_total", "Seconds of processor time.", &[])),
+            ("resident", gauge("process_resident_memory_bytes", "Memory in use.")),
+            ("virtual", gauge("process_virtual_memory_bytes", "Address space.")),
+            ("start", gauge("process_start_time_seconds", "When the process began, since 1970.")),
+            ("open", gauge("process_open_fds", "Open descriptors.")),
+            ("most", gauge("process_max_fds", "Most descriptors that may be open.")),
+        ])
     }
-    let (stat, status) = (read("self/stat"), read("self/status"));
-    // the name in parentheses may contain anything; the first field behind it is number 3
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = |number: usize| fields.split_whitespace().nth(number - 3)?.parse::<f64>().ok();
-    let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS);
-    let start = after(&read("stat"), "btime ").zip(field(22)).map(|(boot, ticks)| boot + ticks / TICKS);
-    let bytes = |word: &str| after(&status, word).map(|kibibytes| kibibytes * 1024.0);
-    let open = std::fs::read_dir("/proc/self/fd").ok().map(|list| list.map(|_| 1.0).sum());
-    let values = [
-        ("cpu_seconds_total", "counter", "Seconds of processor time.", cpu),
-        ("resident_memory_bytes", "gauge", "Memory in use.", bytes("VmRSS:")),
-        ("virtual_memory_bytes", "gauge", "Address space.", bytes("VmSize:")),
-        ("start_time_seconds", "gauge", "When the process began, since 1970.", start),
-        ("open_fds", "gauge", "Open descriptors.", open),
-        (
-            "max_fds",
-            "gauge",
-            "Most descriptors that may be open.",
-            after(&read("self/limits"), "Max open files"),
-        ),
-    ];
-    for (name, type_, help, value) in values {
-        if let Some(value) = value {
-            let name = format!("process_{name}");
-            head(out, &name, type_, help)?;
-            writeln!(out, "{name} {value}")?;
+
+    fn look(&self) {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
+        /// The first number behind a word at the beginning of a line.
+        fn after(text: &str, word: &str) -> Option<f64> {
+            text.lines().find_map(|line| line.strip_prefix(word)?.split_whitespace().next()?.parse().ok())
+        }
+        let (stat, status) = (read("self/stat"), read("self/status"));
+        // the name in parentheses may contain anything; the first field behind it is number 3
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let field = |number: usize| fields.split_whitespace().nth(number - 3)?.parse::<f64>().ok();
+        let bytes = |word: &str| after(&status, word).map(|kibibytes| kibibytes * 1024.0);
+        for (what, family) in &self.0 {
+            let value = match *what {
+                "cpu" => field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS),
+                "resident" => bytes("VmRSS:"),
+                "virtual" => bytes("VmSize:"),
+                "start" => after(&read("stat"), "btime ").zip(field(22)).map(|(boot, at)| boot + at / TICKS),
+                "open" => std::fs::read_dir("/proc/self/fd").ok().map(|list| list.map(|_| 1.0).sum()),
+                _ => after(&read("self/limits"), "Max open files"),
+            };
+            match value {
+                Some(value) => family.with(&[]).set(value),
+                None => family.clear(),
+            }
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn buckets_add_up() {
-        let metrics = Metrics::default();
+    fn requests_are_counted_and_measured() {
+        let counters = Counters::new(Metrics::default());
         let mut request = ApiRequest::path("/version");
         request.verb = Verb::Get;
         let rows = ResourceSet::new(Vec::new());
-        for seconds in [0.001, 0.005, 0.3, 100.0] {
-            metrics.note(Labels::of(&request, &rows), 200, Some(seconds));
+        for millis in [1, 5, 300, 100_000] {
+            counters.note(&Labels::of(&request, &rows), 200, Some(Duration::from_millis(millis)));
         }
         let made_up = api::GroupVersionResource::new("made.up", "v1", "names");
         request.target = Target::Resource { gvr: made_up, namespace: None, name: None, subresource: None };
-        metrics.note(Labels::of(&request, &rows), 404, None);
-        let mut text = String::new();
-        metrics.requests_text(&mut text).unwrap();
+        counters.note(&Labels::of(&request, &rows), 404, None);
+        let text = counters.page.text();
         let labels = "component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",\
             verb=\"GET\",version=\"\"";
         for line in [
             format!("apiserver_request_total{{code=\"200\",{labels}}} 4"),
             format!("apiserver_request_total{{code=\"404\",{labels}}} 1"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 2"),
-            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.4\"}} 3"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"60\"}} 3"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 4"),
             format!("apiserver_request_duration_seconds_count{{{labels}}} 4"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        api::metrics::format::parse(&text).unwrap();
     }
 }

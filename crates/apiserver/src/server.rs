@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use api::metrics::Metrics;
 use api::{ApiRequest, ApiResponse, SchemaTable, Status};
 use futures_util::future::BoxFuture;
 use store::Store;
@@ -13,7 +14,7 @@ use crate::authn::jose::JoseError;
 use crate::authn::token::ServiceAccountTokens;
 use crate::authz::rbac::Rbac;
 use crate::gateway::NodeGateway;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Counters};
 use crate::pipeline::{Incoming, Outcome};
 use crate::registry::Registry;
 use crate::resource::{ResourceSet, UserInfo};
@@ -75,7 +76,7 @@ pub struct ApiServer {
     pub(crate) registry: Registry,
     /// Types of the built-in kinds.
     pub(crate) table: Arc<SchemaTable>,
-    pub(crate) metrics: Metrics,
+    pub(crate) counters: Counters,
     pub(crate) aggregation: Aggregation,
 }
 
@@ -108,7 +109,7 @@ impl ApiServer {
             config,
             registry,
             table,
-            metrics: Metrics::default(),
+            counters: Counters::new(Metrics::default()),
             aggregation: Aggregation::default(),
         });
         bootstrap::run(&server).await?;
@@ -135,6 +136,11 @@ impl ApiServer {
                 Outcome::Session(_) => Err(Status::internal("a session was opened without an upgrade")),
             }
         })
+    }
+
+    /// What the server counts, and whoever else is to appear on its page.
+    pub fn metrics(&self) -> &Metrics {
+        self.counters.page()
     }
 
     /// All rows that the server serves at this moment.

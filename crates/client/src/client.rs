@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::metrics::Metrics;
 use api::{
     ApiRequest, ApiResponse, Body, ContentType, GroupVersionResource, Object, ObjectKey, PatchType,
     RequestOptions, ResponseBody, Status, Verb, WatchStream,
@@ -13,10 +14,16 @@ use serde_json::Value;
 
 use crate::clock::{Clock, SystemClock};
 use crate::kind::{Kind, List, decode_error, decode_list};
+use crate::meter::RequestMeter;
 
 /// Carries one request to an API server: in process, over HTTP, or through a simulator.
 pub trait Transport: Send + Sync + 'static {
     fn call(&self, request: ApiRequest) -> BoxFuture<'_, Result<ApiResponse, Status>>;
+
+    /// The server's host and port, for metrics; the word for none when it is in this process.
+    fn host(&self) -> &str {
+        "in-process"
+    }
 }
 
 /// Speaks to the API under one identity (that of its transport). Cheap to clone.
@@ -25,6 +32,8 @@ pub struct Client {
     transport: Arc<dyn Transport>,
     user_agent: Arc<str>,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    requests: RequestMeter,
 }
 
 impl Client {
@@ -35,7 +44,20 @@ impl Client {
 
     /// A client whose informers and runners take their time from `clock`.
     pub fn with_clock(transport: Arc<dyn Transport>, user_agent: &str, clock: Arc<dyn Clock>) -> Client {
-        Self { transport, user_agent: user_agent.into(), clock }
+        let metrics = Metrics::default();
+        let requests = RequestMeter::new(&metrics);
+        Self { transport, user_agent: user_agent.into(), clock, metrics, requests }
+    }
+
+    /// The same client, which counts on that page, as everything built on it.
+    #[must_use]
+    pub fn with_metrics(self, metrics: &Metrics) -> Client {
+        Self { requests: RequestMeter::new(metrics), metrics: Arc::clone(metrics), ..self }
+    }
+
+    /// Where everything built on this client counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The clock of everything built on this client.
@@ -48,7 +70,11 @@ impl Client {
         if request.user_agent.is_empty() {
             request.user_agent = self.user_agent.to_string();
         }
-        self.transport.call(request).await
+        let (verb, begun) = (request.verb, self.clock.monotonic());
+        let answer = self.transport.call(request).await;
+        let took = self.clock.monotonic().saturating_sub(begun);
+        self.requests.note(verb, self.transport.host(), took, &answer);
+        answer
     }
 
     /// Reads one object.

@@ -187,6 +187,10 @@ impl Transport for HttpTransport {
             Ok(ApiResponse { code, content_type, body, warnings })
         })
     }
+
+    fn host(&self) -> &str {
+        &self.authority
+    }
 }
 
 /// The text of `299 - "text"` (RFC 7234, section 5.5).

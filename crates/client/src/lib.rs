@@ -18,6 +18,7 @@ pub mod controller;
 pub mod http;
 pub mod informer;
 pub mod kind;
+pub mod meter;
 mod perform;
 pub mod queue;
 pub mod recorder;
@@ -30,6 +31,7 @@ pub use controller::{Action, Controller, InformerSet, Outcome, Plan, Read, View,
 pub use http::{HttpError, HttpTransport, Identity};
 pub use informer::{Informer, Scope};
 pub use kind::{Cached, Change, Kind, List, Metadata};
+pub use meter::QueueMeter;
 pub use queue::WorkQueue;
 pub use recorder::{EventRecorder, EventType};
 pub use runner::NAMESPACE_TERMINATING;

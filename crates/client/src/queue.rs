@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use crate::meter::QueueMeter;
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
@@ -21,34 +23,52 @@ pub struct WorkQueue<K> {
 
 #[derive(Debug)]
 struct Lane<K> {
-    ready: VecDeque<K>,
+    /// with the time since when they wait, if it is measured
+    ready: VecDeque<(K, Duration)>,
     waiting: BTreeSet<K>,
-    working: BTreeSet<K>,
+    /// with the time at which the work began, if it is measured
+    working: BTreeMap<K, Duration>,
     again: BTreeSet<K>,
     failures: HashMap<K, u32>,
+    meter: Option<QueueMeter>,
 }
 
 impl<K: Clone + Ord + Hash> WorkQueue<K> {
     /// A queue with a number of lanes.
     pub fn new(lanes: usize) -> Self {
-        let lane = || Lane {
+        Self::with_meters((0..lanes).map(|_| None))
+    }
+
+    /// A queue whose lanes are measured, each by its own meter.
+    pub fn metered(meters: impl IntoIterator<Item = QueueMeter>) -> Self {
+        Self::with_meters(meters.into_iter().map(Some))
+    }
+
+    fn with_meters(meters: impl Iterator<Item = Option<QueueMeter>>) -> Self {
+        let lane = |meter| Lane {
             ready: VecDeque::new(),
             waiting: BTreeSet::new(),
-            working: BTreeSet::new(),
+            working: BTreeMap::new(),
             again: BTreeSet::new(),
             failures: HashMap::new(),
+            meter,
         };
-        let lanes = (0..lanes).map(|_| lane()).collect();
-        Self { lanes, next_lane: 0, delayed: BTreeMap::new(), due: HashMap::new() }
+        Self {
+            lanes: meters.map(lane).collect(),
+            next_lane: 0,
+            delayed: BTreeMap::new(),
+            due: HashMap::new(),
+        }
     }
 
     /// The key shall be worked on as soon as possible.
     pub fn add(&mut self, lane: usize, key: K) {
         let lane = &mut self.lanes[lane];
-        if lane.working.contains(&key) {
+        if lane.working.contains_key(&key) {
             lane.again.insert(key);
         } else if lane.waiting.insert(key.clone()) {
-            lane.ready.push_back(key);
+            let since = lane.meter.as_ref().map(QueueMeter::added).unwrap_or_default();
+            lane.ready.push_back((key, since));
         }
     }
 
@@ -67,6 +87,9 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
 
     /// After a failure: again after a delay that doubles with each failure of the key.
     pub fn add_failed(&mut self, lane: usize, key: K, now: Duration) -> Duration {
+        if let Some(meter) = &self.lanes[lane].meter {
+            meter.failed();
+        }
         let failures = self.lanes[lane].failures.entry(key.clone()).or_insert(0);
         let delay = BACKOFF_FIRST.saturating_mul(1 << (*failures).min(20)).min(BACKOFF_MAX);
         *failures += 1;
@@ -88,9 +111,10 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
                 continue;
             }
             let lane = &mut self.lanes[index];
-            if let Some(key) = lane.ready.pop_front() {
+            if let Some((key, since)) = lane.ready.pop_front() {
                 lane.waiting.remove(&key);
-                lane.working.insert(key.clone());
+                let begun = lane.meter.as_ref().map(|meter| meter.begun(since)).unwrap_or_default();
+                lane.working.insert(key.clone(), begun);
                 self.next_lane = index + 1;
                 return Some((index, key));
             }
@@ -101,7 +125,9 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
     /// The work on a key has ended.
     pub fn done(&mut self, lane: usize, key: &K) {
         let state = &mut self.lanes[lane];
-        state.working.remove(key);
+        if let (Some(begun), Some(meter)) = (state.working.remove(key), &state.meter) {
+            meter.ended(begun);
+        }
         if state.again.remove(key) {
             self.add(lane, key.clone());
         }

@@ -1,6 +1,7 @@
 //! Events about objects. Recording never blocks: a full queue drops the event and counts it.
 
-use std::collections::{HashMap, VecDeque};
+mod correlate;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,10 +12,9 @@ use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::clock::spawn;
+use crate::recorder::correlate::{Correlator, Identity, Memory};
 
 const QUEUE: usize = 1000;
-/// Kinds of events remembered for aggregation.
-const REMEMBERED: usize = 4096;
 
 /// Severity of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,18 +47,6 @@ struct Note {
     message: String,
 }
 
-/// What makes two events the same one, repeated.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Identity {
-    uid: String,
-    namespace: String,
-    name: String,
-    field_path: String,
-    event_type: EventType,
-    reason: String,
-    message: String,
-}
-
 impl EventRecorder {
     /// `component` and `node` become the event's source; `node` may be "".
     pub fn new(client: Client, component: &str, node: &str) -> EventRecorder {
@@ -67,8 +55,8 @@ impl EventRecorder {
             client,
             component: component.to_owned(),
             node: node.to_owned(),
-            known: HashMap::new(),
-            order: VecDeque::new(),
+            correlator: Correlator::default(),
+            known: Memory::default(),
         };
         spawn(writer.run(receiver));
         Self { sender, dropped: Arc::default() }
@@ -93,8 +81,9 @@ struct Writer {
     client: Client,
     component: String,
     node: String,
-    known: HashMap<Identity, (ObjectKey, u64)>,
-    order: VecDeque<Identity>,
+    correlator: Correlator,
+    /// Names and counts of what was written.
+    known: Memory<Identity, (ObjectKey, u64)>,
 }
 
 impl Writer {
@@ -107,12 +96,16 @@ impl Writer {
     }
 
     async fn write(&mut self, note: &Note) -> Result<(), Status> {
-        let identity = identity(note);
-        let now = self.client.clock().now();
+        let clock = self.client.clock();
+        let Some((identity, message)) = self.correlator.judge(note, clock.monotonic()) else {
+            tracing::debug!(reason = note.reason, "an event too many about one object");
+            return Ok(());
+        };
+        let now = clock.now();
         let gvr = GroupVersionResource::new("", "v1", "events");
-        if let Some((key, count)) = self.known.get_mut(&identity) {
+        if let Some((key, count)) = self.known.get(&identity) {
             *count += 1;
-            let patch = json!({"count": *count, "lastTimestamp": seconds(now)});
+            let patch = json!({"count": *count, "lastTimestamp": seconds(now), "message": message});
             let options = RequestOptions::default();
             match self.client.patch(&gvr, key, None, PatchType::Merge, &patch, options).await {
                 Ok(_) => return Ok(()),
@@ -120,15 +113,15 @@ impl Writer {
                 Err(status) => return Err(status),
             }
         }
-        let (key, event) = self.new_event(note, now);
+        let (key, event) = self.new_event(note, &message, now);
         let mut request = api::ApiRequest::resource(api::Verb::Create, gvr, Some(&key.namespace), None, None);
         request = request.with_json(crate::client::encode(&event)?);
         self.client.bytes(request).await?;
-        self.remember(identity, key);
+        self.known.put(identity, (key, 1));
         Ok(())
     }
 
-    fn new_event(&self, note: &Note, now: jiff::Timestamp) -> (ObjectKey, Value) {
+    fn new_event(&self, note: &Note, message: &str, now: jiff::Timestamp) -> (ObjectKey, Value) {
         let namespace =
             note.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
         let about = note.about.name.clone().unwrap_or_default();
@@ -142,39 +135,15 @@ impl Writer {
             "apiVersion": "v1", "kind": "Event",
             "metadata": {"name": key.name, "namespace": key.namespace},
             "involvedObject": note.about,
-            "type": note.event_type.as_str(), "reason": note.reason, "message": note.message,
+            "type": note.event_type.as_str(), "reason": note.reason, "message": message,
             "source": source, "reportingComponent": self.component, "reportingInstance": self.node,
             "count": 1, "firstTimestamp": seconds(now), "lastTimestamp": seconds(now),
         });
         (key, event)
-    }
-
-    fn remember(&mut self, identity: Identity, key: ObjectKey) {
-        if self.known.insert(identity.clone(), (key, 1)).is_none() {
-            self.order.push_back(identity);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
     }
 }
 
 /// `metav1.Time` has whole seconds.
 fn seconds(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-fn identity(note: &Note) -> Identity {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    Identity {
-        uid: text(&note.about.uid),
-        namespace: text(&note.about.namespace),
-        name: text(&note.about.name),
-        field_path: text(&note.about.field_path),
-        event_type: note.event_type,
-        reason: note.reason.clone(),
-        message: note.message.clone(),
-    }
 }

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::client::Client;
 use crate::clock::{AbortOnDrop, spawn};
 use crate::controller::{AnyInformer, Controller, InformerSet, Outcome, Plan, View, Watch};
+use crate::meter::QueueMeter;
 use crate::perform::{Written, perform, read_live};
 use crate::queue::WorkQueue;
 use crate::recorder::EventRecorder;
@@ -135,7 +136,10 @@ struct Runner {
 
 impl Runner {
     fn new(client: Client, controllers: Vec<Arc<dyn Controller>>) -> Self {
-        let queue = WorkQueue::new(controllers.len());
+        let meter = |controller: &Arc<dyn Controller>| {
+            QueueMeter::new(client.metrics(), client.clock().clone(), controller.name())
+        };
+        let queue = WorkQueue::metered(controllers.iter().map(meter));
         let lanes = controllers.into_iter().map(|controller| Lane {
             events: EventRecorder::new(client.clone(), controller.name(), ""),
             controller,
@@ -170,7 +174,7 @@ impl Runner {
             Signal::Changed { lane, keys } => keys.into_iter().for_each(|key| self.queue.add(lane, key)),
             Signal::Synced { lane } => {
                 self.lanes[lane].synced = true;
-                tracing::debug!(controller = self.lanes[lane].controller.name(), "caches filled");
+                tracing::info!(controller = self.lanes[lane].controller.name(), "controller begins");
             }
             Signal::Progressed { lane, gvr } => {
                 let Gate { pending, parked } = &mut self.lanes[lane].gate;

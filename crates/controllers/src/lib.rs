@@ -15,6 +15,7 @@
 pub mod autoscaler;
 pub mod claim;
 pub mod cronjob;
+pub mod csr_cleaner;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
@@ -66,6 +67,7 @@ pub async fn run(client: Client, config: ControllersConfig, stop: watch::Receive
         Arc::new(taint_eviction::TaintEvictionController),
         Arc::new(pod_gc::PodGcController),
         Arc::new(disruption::DisruptionController),
+        Arc::new(csr_cleaner::CsrCleaner),
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(endpointslice::EndpointSliceMirroringController),

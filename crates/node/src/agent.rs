@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
-use client::{Client, EventRecorder, Informer, Scope};
-use jiff::Timestamp;
+use client::{Client, Clock, EventRecorder, Informer, Scope};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 use tokio::sync::{mpsc, watch};
 
@@ -13,6 +13,7 @@ use crate::admission::Book;
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
 use crate::logs::{self, format::Wanted, read::Follow};
+use crate::meter::NodeMeter;
 use crate::node_status::{self, machine};
 use crate::observed::NodeFacts;
 use crate::ports::{ContainerState, ContainerStatus, PodNetwork, Runtime, RuntimeError};
@@ -26,6 +27,10 @@ use crate::worker::Shared;
 mod crew;
 
 use crew::Crew;
+
+/// How often the clock is looked at, and by how much it may be off between two looks: time servers correct little by little.
+const CLOCK_EVERY: Duration = Duration::from_secs(10);
+const LARGEST_DRIFT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A node.
 pub struct NodeAgent {
@@ -65,6 +70,7 @@ impl NodeAgent {
             node: Informer::start(&client, own),
             book: Book::default(),
             pressures: watch::Sender::default(),
+            meter: NodeMeter::new(client.metrics(), &config.node_name),
             runtime,
             network,
             client,
@@ -84,7 +90,10 @@ impl NodeAgent {
             let (shared, pods, stop) = (self.shared.clone(), self.pods.clone(), stop.clone());
             client::spawn(crate::pressure::run(shared, pods, evictions, stop))
         };
-        Crew::new(&self).run(stop, evicted).await;
+        let (steps, stepped) = mpsc::unbounded_channel();
+        let watching = client::spawn(clock_steps(self.shared.clock.clone(), steps));
+        Crew::new(&self).run(stop, evicted, stepped).await;
+        watching.abort();
         if let Err(error) = guarding.await {
             tracing::error!(%error, "the task that watches the node's resources failed");
         }
@@ -186,6 +195,10 @@ impl NodeAgent {
         self.meter.read(&*self.shared.runtime, &*self.shared.clock).await.map_err(Status::internal)
     }
 
+    pub(crate) fn meter(&self) -> &NodeMeter {
+        &self.shared.meter
+    }
+
     pub(crate) fn name(&self) -> String {
         self.shared.config.node_name.clone()
     }
@@ -244,6 +257,28 @@ fn stream_error(error: &RuntimeError) -> Status {
         RuntimeError::NotFound => Status::internal("the container has just ended"),
         RuntimeError::Invalid(text) => Status::bad_request(text.clone()),
         RuntimeError::Timeout | RuntimeError::Other(_) => Status::internal(error),
+    }
+}
+
+/// Tells when the clock was set, or the machine slept: timers run on another clock than the one that says what time it is.
+async fn clock_steps(clock: Arc<dyn Clock>, steps: mpsc::UnboundedSender<()>) {
+    // What time it was when the monotonic clock began.
+    let beginning = || {
+        let running = SignedDuration::try_from(clock.monotonic()).unwrap_or_default();
+        clock.now().checked_sub(running).unwrap_or(Timestamp::UNIX_EPOCH)
+    };
+    let mut before = beginning();
+    loop {
+        clock.sleep(CLOCK_EVERY).await;
+        let now = beginning();
+        let step = now.duration_since(before);
+        if step.abs() > LARGEST_DRIFT {
+            before = now;
+            tracing::info!(seconds = step.as_secs(), "the clock was set");
+            if steps.send(()).is_err() {
+                return;
+            }
+        }
     }
 }
 

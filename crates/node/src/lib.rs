@@ -28,6 +28,7 @@ pub mod hosts_file;
 pub mod images;
 pub mod leftovers;
 pub mod logs;
+mod meter;
 pub mod node_status;
 mod notify;
 pub mod observed;

@@ -55,6 +55,7 @@ async fn look(
     let running: Vec<core::Pod> =
         pods.list().iter().map(|cached| cached.object.clone()).filter(is_active).collect();
     for (uid, failure) in oversized(shared, &running).await {
+        shared.meter.evicted("localStorage");
         tell(evictions, uid, failure);
     }
     let machine = measure(&shared.config.root_dir);
@@ -72,6 +73,7 @@ async fn look(
     }
     let candidates = candidates(shared, &running, first.signal).await;
     let Some((uid, failure)) = choose(first, &machine, &candidates) else { return false };
+    shared.meter.evicted(first.signal.name());
     tell(evictions, uid, failure);
     true
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::metrics::Counter;
 use client::Clock;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -133,15 +134,16 @@ impl Drop for RunningProbe {
     }
 }
 
-/// Starts a probe's task.
+/// Starts a probe's task, which counts successes and failures.
 pub fn start(
     kind: ProbeKind,
     target: ProbeTarget,
     runtime: Arc<dyn Runtime>,
     clock: Arc<dyn Clock>,
     news: mpsc::UnboundedSender<ProbeNews>,
+    results: [Arc<Counter>; 2],
 ) -> RunningProbe {
-    RunningProbe(client::spawn(run(kind, target, runtime, clock, news)).abort_handle())
+    RunningProbe(client::spawn(run(kind, target, runtime, clock, news, results)).abort_handle())
 }
 
 async fn run(
@@ -150,6 +152,7 @@ async fn run(
     runtime: Arc<dyn Runtime>,
     clock: Arc<dyn Clock>,
     news: mpsc::UnboundedSender<ProbeNews>,
+    [successes, failures]: [Arc<Counter>; 2],
 ) {
     let Some(probe) = kind.of(&target.container).cloned() else { return };
     let mut state = ProbeState::new(&probe);
@@ -160,6 +163,11 @@ async fn run(
     loop {
         let began = clock.monotonic();
         let result = once(&probe, &target, &*runtime, &*clock).await;
+        if result.is_ok() {
+            successes.inc()
+        } else {
+            failures.inc()
+        }
         let verdict = state.observe(result.is_ok());
         let failure = result.err();
         if verdict.is_some() || failure.is_some() {

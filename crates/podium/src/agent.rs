@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use api::ObjectKey;
+use api::metrics::Metrics;
 use client::Client;
 use k8s_openapi::api::core::v1::Node;
 use rustls::pki_types::pem::PemObject as _;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::bootstrap::API_SERVER_TO_NODES;
 use crate::bootstrap::join::{self, Credentials, JoinToken, NodeTransport, Purpose};
-use crate::bootstrap::pki::Credential;
+use crate::bootstrap::pki::{Credential, lifetime};
 use crate::bootstrap::renewal::{self, Renew};
 use crate::cli::{AgentArgs, outln};
 use crate::config::{self, Paths};
@@ -39,7 +41,6 @@ const PROXY: &str = "system:kube-proxy";
 /// When the machine can't join or a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     host::check_node()?;
-    let name = args.node.node_name.clone().map_or_else(config::default_node_name, config::node_name)?;
     let paths = Paths::create(&args.data_dir)?;
     // One Podium at a time on a data directory, also against `podium down`.
     let _lock = match RealDisk::open(&paths.store()) {
@@ -50,10 +51,10 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     };
     let pool =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    pool.block_on(serve(args, &paths, &name))
+    pool.block_on(serve(args, &paths))
 }
 
-async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
+async fn serve(args: &AgentArgs, paths: &Paths) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let (stop, stopping) = watch::channel(false);
@@ -66,7 +67,7 @@ async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
     };
     tokio::pin!(stopped);
     let node = tokio::select! {
-        node = start(args, paths, name, &mut tasks, stopping) => node?,
+        node = start(args, paths, &mut tasks, stopping) => node?,
         () = &mut stopped => return Ok(()),
     };
     stopped.await;
@@ -89,13 +90,16 @@ async fn serve(args: &AgentArgs, paths: &Paths, name: &str) -> Result<()> {
 async fn start(
     args: &AgentArgs,
     paths: &Paths,
-    name: &str,
     tasks: &mut JoinSet<()>,
     stop: watch::Receiver<bool>,
 ) -> Result<NodePart> {
     let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
+    host::tell(paths, &progress);
     let credentials = Arc::new(Credentials::open(join::dir(&paths.data))?);
-    let (ca_pem, credential) = match (credentials.joined(), &args.token) {
+    let joined = credentials.joined();
+    let kept = joined.as_ref().map(|(_, own)| join::node_of(&own.cert_pem)).transpose()?;
+    let name = &*host::node_name(args.node.node_name.clone(), kept, &progress)?;
+    let (ca_pem, credential) = match (joined, &args.token) {
         (Some(joined), _) => joined,
         (None, Some(token)) => credentials.join(&args.server, name, &JoinToken::parse(token)?).await?,
         (None, None) => {
@@ -108,7 +112,9 @@ async fn start(
     // Network policies depend on all pods, which the node itself may not list.
     let proxy = Arc::new(NodeTransport::new(&args.server, &ca_pem, &credential, Some(PROXY))?);
     let agent = format!("podium-agent/{}", env!("CARGO_PKG_VERSION"));
-    let client = Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent);
+    let page = Metrics::default();
+    let client =
+        Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent).with_metrics(&page);
     progress.ready("joined", &args.server);
 
     let pod_cidr = register(&client, name).await?;
@@ -137,7 +143,9 @@ async fn start(
             transports: [Arc::clone(&transport), Arc::clone(&proxy)],
             ca_pem: ca_pem.clone(),
             tls: tls.clone(),
+            end: Arc::new(AtomicI64::new(end_of(&cert_pem))),
         };
+        certificate.show(&page);
         tasks.spawn(renewal::keep_young(certificate, cert_pem, stop.clone()));
     }
     let clients = NodeClients {
@@ -145,7 +153,8 @@ async fn start(
         proxy: client.clone(),
         policies: Client::new(proxy as Arc<dyn client::Transport>, &agent),
         dns: client.clone(),
-    };
+    }
+    .with_metrics(&page);
     let setup = NodeSetup { paths, name, ip, pod_cidr, ca_pem: &ca_pem, args: &args.node, clients };
     let node = NodePart::start(setup, &mut progress, stop.clone()).await?;
     let streams = Arc::clone(&node.agent);
@@ -207,6 +216,33 @@ struct NodeCertificate {
     transports: [Arc<NodeTransport>; 2],
     ca_pem: String,
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
+    /// When the newest one ends, in seconds since the epoch.
+    end: Arc<AtomicI64>,
+}
+
+impl NodeCertificate {
+    /// Shows on the node's page how long the certificate is still good.
+    fn show(&self, page: &Metrics) {
+        let (name, help) = match self.purpose {
+            Purpose::Client => (
+                "kubelet_certificate_manager_client_ttl_seconds",
+                "Seconds until the node's client certificate ends.",
+            ),
+            Purpose::Serving => (
+                "kubelet_certificate_manager_server_ttl_seconds",
+                "Seconds until the node's serving certificate ends.",
+            ),
+        };
+        let left = page.gauge(name, help, &[]).with(&[]);
+        page.on_scrape(&self.end, move |end| {
+            let seconds = end.load(Ordering::Relaxed) - jiff::Timestamp::now().as_second();
+            left.set(seconds as f64);
+        });
+    }
+}
+
+fn end_of(cert_pem: &str) -> i64 {
+    lifetime(cert_pem).map_or(0, |(_, end)| end)
 }
 
 impl Renew for NodeCertificate {
@@ -217,6 +253,7 @@ impl Renew for NodeCertificate {
     async fn renew(&self) -> Result<String> {
         let fresh = join::request(&self.client, &self.name, self.purpose).await?;
         self.credentials.keep(self.purpose.name(), &fresh)?;
+        self.end.store(end_of(&fresh.cert_pem), Ordering::Relaxed);
         match self.purpose {
             Purpose::Client => self.transports.iter().try_for_each(|transport| transport.exchange(&fresh))?,
             Purpose::Serving => drop(self.tls.send_replace(server_config(&self.ca_pem, &fresh)?)),

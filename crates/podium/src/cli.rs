@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
+use crate::logging::{self, LogArgs};
 use crate::{agent, backup, down, image, restore, token, up};
 
 /// Version of Podium and of the Kubernetes API that it serves.
@@ -19,6 +19,8 @@ pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), " (Kube
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -153,44 +155,20 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let outcome = match cli.command {
+    let outcome = logging::init(&cli.log).and_then(|()| match cli.command {
         Command::Version => {
             outln(&format!("podium {VERSION}"));
             Ok(())
         }
-        Command::Up(args) => {
-            init_logging();
-            up::run(&args.server, up::Role::ServerAndNode(args.node))
-        }
-        Command::Server(args) => {
-            init_logging();
-            up::run(&args, up::Role::Server)
-        }
-        Command::Agent(args) => {
-            init_logging();
-            agent::run(&args)
-        }
-        Command::Token(command) => {
-            init_logging();
-            token::run(&command)
-        }
-        Command::Backup(args) => {
-            init_logging();
-            backup::run(&args)
-        }
-        Command::Restore(args) => {
-            init_logging();
-            restore::run(&args)
-        }
-        Command::Down(args) => {
-            init_logging();
-            down::run(&args)
-        }
-        Command::Image(command) => {
-            init_logging();
-            image::run(&command)
-        }
-    };
+        Command::Up(args) => up::run(&args.server, up::Role::ServerAndNode(args.node)),
+        Command::Server(args) => up::run(&args, up::Role::Server),
+        Command::Agent(args) => agent::run(&args),
+        Command::Token(command) => token::run(&command),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Down(args) => down::run(&args),
+        Command::Image(command) => image::run(&command),
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -208,12 +186,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         outln(error.to_string().trim_end());
         ExitCode::SUCCESS
     }
-}
-
-/// Logs go to stderr: warnings by default, more with `PODIUM_LOG=info` or `PODIUM_LOG=node=debug,info`.
-fn init_logging() {
-    let filter = EnvFilter::try_from_env("PODIUM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }
 
 /// A line on standard output. A closed pipe is no error of ours.

@@ -24,6 +24,7 @@ mod control_plane;
 mod down;
 mod host;
 mod image;
+mod logging;
 mod node_part;
 mod progress;
 mod registries;

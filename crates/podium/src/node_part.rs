@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use api::metrics::Metrics;
 use api::{EventKind, GroupVersionResource, RequestOptions};
 use client::{Client, EventRecorder, EventType};
 use futures_util::StreamExt as _;
@@ -44,6 +45,18 @@ pub(crate) struct NodeClients {
     pub(crate) proxy: Client,
     pub(crate) policies: Client,
     pub(crate) dns: Client,
+}
+
+impl NodeClients {
+    /// All of them count on one page.
+    pub(crate) fn with_metrics(self, page: &Metrics) -> Self {
+        Self {
+            agent: self.agent.with_metrics(page),
+            proxy: self.proxy.with_metrics(page),
+            policies: self.policies.with_metrics(page),
+            dns: self.dns.with_metrics(page),
+        }
+    }
 }
 
 /// A running node.

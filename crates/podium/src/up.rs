@@ -4,7 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use api::RequestOptions;
+use api::metrics::Metrics;
+use client::Client;
+use k8s_openapi::api::core::v1::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -35,8 +39,7 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
         Role::Server => None,
         Role::ServerAndNode(node) => {
             host::check_node()?;
-            let name = node.node_name.clone();
-            Some((name.map_or_else(config::default_node_name, config::node_name)?, node))
+            Some(node)
         }
     };
     let manifests = apply::read(&args.apply)?;
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
 async fn serve(
     args: &ServerArgs,
     paths: &Paths,
-    node: Option<(String, NodeArgs)>,
+    node: Option<NodeArgs>,
     manifests: apply::Manifests,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
@@ -89,11 +92,19 @@ impl Parts {
         &mut self,
         args: &ServerArgs,
         paths: &Paths,
-        node: Option<(String, NodeArgs)>,
+        node: Option<NodeArgs>,
         manifests: apply::Manifests,
         stopping: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
+        let node = match node {
+            None => None,
+            Some(args) => {
+                host::tell(paths, &progress);
+                let kept = host::kept_name(paths)?;
+                Some((host::node_name(args.node_name.clone(), kept, &progress)?, args))
+            }
+        };
         let node_ip = args.node_ip.unwrap_or_else(config::node_address);
         let pki = Arc::new(Pki::open(&paths.pki())?);
         let control =
@@ -108,12 +119,14 @@ impl Parts {
         let client = control.client("kubernetes-admin", &["system:masters"]);
         cluster_dns::begin(&client, node.as_ref().map(|(name, _)| name.as_str())).await?;
         if let Some((name, args)) = node {
+            network_is_free(&client, &name).await?;
             let clients = NodeClients {
                 agent: control.client(&format!("system:node:{name}"), &["system:nodes"]),
                 proxy: control.client("system:kube-proxy", &[]),
                 policies: control.client("system:kube-proxy", &[]),
                 dns: control.client("system:kube-dns", &[]),
-            };
+            }
+            .with_metrics(&Metrics::default());
             let setup = NodeSetup {
                 paths,
                 name: &name,
@@ -126,6 +139,7 @@ impl Parts {
             let node = NodePart::start(setup, &mut progress, stopping).await?;
             control.gateway.set(&name, Arc::clone(&node.agent));
             self.node.insert(node).ready(&client, &name, &mut progress).await?;
+            host::keep_name(paths, &name)?;
         }
         let lines = [
             format!("export KUBECONFIG={}", paths.admin_kubeconfig().display()),
@@ -147,6 +161,23 @@ impl Parts {
         if let Some(control) = self.control.take() {
             control.stopped().await;
         }
+    }
+}
+
+/// The pod network of the control plane's own node is always the same one: no other node may have it.
+async fn network_is_free(client: &Client, own: &str) -> Result<()> {
+    let (network, prefix) = config::POD_CIDR;
+    let cidr = format!("{network}/{prefix}");
+    let nodes = client.list::<Node>(None, RequestOptions::default()).await;
+    let nodes = nodes.map_err(|status| anyhow!("cannot list the nodes: {status}"))?.items;
+    let has_it = |node: &&Node| node.spec.as_ref().and_then(|s| s.pod_cidr.as_ref()) == Some(&cidr);
+    let holder = nodes.iter().find(has_it).and_then(|node| node.metadata.name.as_deref());
+    match holder.filter(|holder| *holder != own) {
+        None => Ok(()),
+        Some(holder) => bail!(
+            "the control plane's own node was called {holder}: start with --node-name {holder}, or run `podium server` \
+             and `kubectl delete node {holder}` to make it {own}"
+        ),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod volumes;
 
 mod claims;
 mod counters;
+mod meter;
 mod plugins;
 mod quantity;
 mod report;

@@ -27,6 +27,11 @@ pub struct Queued {
     pub errors: u32,
     /// What its user was told last.
     pub told: String,
+    /// When it came here first.
+    pub arrived: Duration,
+    /// How often a node was looked for, and when last.
+    pub attempts: u32,
+    pub begun: Duration,
 }
 
 #[derive(Debug)]
@@ -82,7 +87,7 @@ pub struct Queue {
 
 impl Queue {
     /// Takes over a new or changed pod. One whose placement changed is tried at once.
-    pub fn set(&mut self, pod: &Arc<PodInfo>) {
+    pub fn set(&mut self, pod: &Arc<PodInfo>, now: Duration) {
         if let Some(slot) = self.slots.get_mut(&pod.key)
             && slot.queued.pod.uid == pod.uid
         {
@@ -92,8 +97,19 @@ impl Queue {
                 return;
             }
         }
-        let told = self.remove(&pod.key).filter(|old| old.pod.uid == pod.uid).map(|old| old.told);
-        self.activate(Queued { pod: Arc::clone(pod), errors: 0, told: told.unwrap_or_default() });
+        let new = Queued {
+            pod: Arc::clone(pod),
+            errors: 0,
+            told: String::new(),
+            arrived: now,
+            attempts: 0,
+            begun: now,
+        };
+        let old = self.remove(&pod.key).filter(|old| old.pod.uid == pod.uid);
+        self.activate(match old {
+            Some(old) => Queued { pod: new.pod, errors: 0, ..old },
+            None => new,
+        });
     }
 
     /// Forgets a pod.
@@ -148,6 +164,21 @@ impl Queue {
 
     pub fn has_active(&self) -> bool {
         !self.active.is_empty()
+    }
+
+    /// Pods that are tried next.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Pods that wait after an error.
+    pub fn backing_off(&self) -> usize {
+        self.timers.len().saturating_sub(self.waiting.len())
+    }
+
+    /// Pods that no node would take.
+    pub fn unschedulable(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Puts a pod aside that no node would take.

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::claims::{self, Caches};
 use crate::cycle::{Choice, Decision, Unschedulable, fits, schedule};
 use crate::hints::Hints;
+use crate::meter::{Attempt, Meter};
 use crate::node::NodeSpec;
 use crate::pod::PodInfo;
 use crate::preemption::{Budget, Nomination, preempt};
@@ -133,6 +134,7 @@ async fn work(client: Client) {
             tokio::task::yield_now().await;
             continue;
         }
+        scheduler.meter.pending(&scheduler.queue);
         let sleep = scheduler.sleep();
         tokio::select! {
             Some(change) = namespace_changes.recv() => scheduler.namespace_changed(&change),
@@ -153,7 +155,7 @@ async fn work(client: Client) {
 
 /// What came of work that the scheduler has handed out.
 enum Done {
-    Bound(Bound),
+    Bound(Box<Bound>),
     /// Not all victims could be told to leave.
     NoRoom(ObjectKey),
 }
@@ -174,6 +176,7 @@ struct Scheduler {
     changes: Gathered,
     recorder: EventRecorder,
     reporter: Reporter,
+    meter: Meter,
     budgets: Informer<PodDisruptionBudget>,
     caches: Caches,
     /// Pods for which room is being made, and where: nobody less important gets that room.
@@ -198,6 +201,7 @@ impl Scheduler {
             changes: Gathered::default(),
             recorder: EventRecorder::new(client.clone(), COMPONENT, ""),
             reporter: Reporter::start(client.clone(), pods.clone()),
+            meter: Meter::new(client.metrics()),
             budgets,
             caches,
             nominated: BTreeMap::new(),
@@ -267,7 +271,7 @@ impl Scheduler {
             if let Some(node) = &pod.nominated_node {
                 self.nominated.insert(pod.key.clone(), (Arc::clone(&pod), node.clone()));
             }
-            self.queue.set(&pod);
+            self.queue.set(&pod, self.now());
         } else {
             self.give_up_room(&pod.key);
             self.queue.remove(&pod.key);
@@ -283,7 +287,7 @@ impl Scheduler {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Bound(bound) => self.bound(bound),
+            Done::Bound(bound) => self.bound(*bound),
             Done::NoRoom(key) => {
                 if let Some(queued) = self.queue.remove(&key) {
                     self.queue.back_off(queued, self.now());
@@ -295,11 +299,17 @@ impl Scheduler {
     fn bound(&mut self, Bound { queued, node, steps, result }: Bound) {
         let pod = &queued.pod;
         self.snapshot.volumes.release(&steps);
+        let now = self.now();
+        let took = now.saturating_sub(queued.begun);
         let Err(status) = result else {
+            self.meter.attempted(Attempt::Scheduled, took);
+            tracing::info!(pod = %pod.key, node, "pod bound");
+            self.meter.placed(queued.attempts, now.saturating_sub(queued.arrived));
             let message = format!("Successfully assigned {} to {node}", pod.key);
             self.recorder.event(&reference(pod), EventType::Normal, "Scheduled", &message);
             return;
         };
+        self.meter.attempted(Attempt::Error, took);
         tracing::warn!(pod = %pod.key, node, %status, "binding failed");
         self.changes.add(self.snapshot.forget(pod));
         let current = self.pods.get(&pod.key).map(|cached| cached.object.clone());
@@ -327,11 +337,14 @@ impl Scheduler {
     }
 
     fn decide_one(&mut self, mut queued: Queued) {
+        queued.attempts += 1;
+        queued.begun = self.now();
         let pod = Arc::clone(&queued.pod);
         let guests = self.seat_guests(&pod);
         self.snapshot.prepare(&pod);
         let choice = Choice { start: self.start, random: self.client.clock().random() };
         let decision = schedule(&self.snapshot, &pod, choice);
+        self.meter.searched(self.now().saturating_sub(queued.begun));
         let nomination = match &decision {
             Decision::Bind { .. } => None,
             Decision::Unschedulable(_) => self.nominate(&pod),
@@ -347,6 +360,7 @@ impl Scheduler {
                 self.bind(queued, node);
             }
             Decision::Unschedulable(why) => {
+                self.meter.attempted(Attempt::Unschedulable, self.now().saturating_sub(queued.begun));
                 self.tell(&mut queued, "Unschedulable", &why.to_string());
                 self.wait(queued, why);
                 if let Some(nomination) = nomination {
@@ -378,6 +392,7 @@ impl Scheduler {
     /// Tells the victims to leave, and the pod where it may hope for room.
     fn make_room(&mut self, pod: Arc<PodInfo>, Nomination { node, victims }: Nomination) {
         tracing::info!(pod = %pod.key, node, victims = victims.len(), "making room");
+        self.meter.made_room(victims.len());
         for victim in &victims {
             let message = format!("Preempted by pod {} on node {node}", pod.uid);
             self.recorder.event(&reference(victim), EventType::Normal, "Preempted", &message);
@@ -443,7 +458,7 @@ impl Scheduler {
                 result = bind(&client, &queued.pod, &node).await;
                 drop(permit);
             }
-            if results.send(Done::Bound(Bound { queued, node, steps, result })).is_err() {
+            if results.send(Done::Bound(Box::new(Bound { queued, node, steps, result }))).is_err() {
                 tracing::debug!("the scheduler stopped while a pod was being bound");
             }
         });

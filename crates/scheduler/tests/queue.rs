@@ -23,7 +23,7 @@ fn names(queue: &mut Queue) -> Vec<String> {
 fn priority_then_arrival() {
     let mut queue = Queue::default();
     for (name, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 10), ("e", -1)] {
-        queue.set(&pod(name, json!({ "spec": { "priority": priority } })));
+        queue.set(&pod(name, json!({ "spec": { "priority": priority } })), Duration::ZERO);
     }
     queue.remove(&pod("c", json!({})).key);
     assert_eq!(names(&mut queue), ["b", "d", "a", "e"]);
@@ -33,7 +33,7 @@ fn priority_then_arrival() {
 #[test]
 fn errors_back_off_longer_and_longer() {
     let mut queue = Queue::default();
-    queue.set(&pod("a", json!({})));
+    queue.set(&pod("a", json!({})), Duration::ZERO);
     for delay in [1, 2, 4, 8, 10, 10] {
         let queued = queue.pop().unwrap();
         queue.back_off(queued, NOW);
@@ -46,7 +46,7 @@ fn errors_back_off_longer_and_longer() {
     }
     let queued = queue.pop().unwrap();
     queue.back_off(queued, NOW);
-    queue.set(&pod("a", json!({ "metadata": { "uid": "new" } })));
+    queue.set(&pod("a", json!({ "metadata": { "uid": "new" } })), Duration::ZERO);
     assert_eq!(names(&mut queue), ["a"], "a new pod of the same name does not wait for the old one's errors");
     assert_eq!(queue.next_wake(), None);
 }
@@ -62,7 +62,7 @@ fn refused(snapshot: &mut Snapshot, pod: &scheduler::pod::PodInfo) -> Unschedula
 /// Whether a delta makes a waiting pod active.
 fn helps(snapshot: &mut Snapshot, waiting: Value, delta: impl FnOnce(&mut Snapshot) -> Effect) -> bool {
     let mut queue = Queue::default();
-    queue.set(&pod("waiting", waiting));
+    queue.set(&pod("waiting", waiting), Duration::ZERO);
     let queued = queue.pop().unwrap();
     let why = refused(snapshot, &queued.pod);
     queue.wait(queued, why, NOW);
@@ -124,15 +124,15 @@ fn changes_of_the_pod_itself() {
     let mut snapshot = cluster(&[node("a", json!({}))], &[]);
     let mut queue = Queue::default();
     let wants = asking("p", json!({ "cpu": "100" }));
-    queue.set(&wants);
+    queue.set(&wants, Duration::ZERO);
     let queued = queue.pop().unwrap();
     let why = refused(&mut snapshot, &wants);
     queue.wait(queued, why, NOW);
     let mut with_status = (*wants).clone();
     with_status.resource_version = "2".into();
-    queue.set(&std::sync::Arc::new(with_status));
+    queue.set(&std::sync::Arc::new(with_status), Duration::ZERO);
     assert!(!queue.has_active(), "its own status is no reason to try again");
-    queue.set(&asking("p", json!({ "cpu": "1" })));
+    queue.set(&asking("p", json!({ "cpu": "1" })), Duration::ZERO);
     assert!(queue.has_active());
 }
 
@@ -140,7 +140,7 @@ fn changes_of_the_pod_itself() {
 fn a_missing_hint_costs_five_minutes_at_most() {
     let mut snapshot = cluster(&[], &[]);
     let mut queue = Queue::default();
-    queue.set(&pod("p", json!({})));
+    queue.set(&pod("p", json!({})), Duration::ZERO);
     let queued = queue.pop().unwrap();
     let why = refused(&mut snapshot, &queued.pod);
     queue.wait(queued, why, NOW);

@@ -65,6 +65,7 @@ impl Engine {
         let mut log = Log::start(Arc::clone(&disk), found.next_segment, options.segment_bytes, bounds)
             .map_err(|source| StoreError::Io { what: "start a log segment".into(), source })?;
         log.add_replay_bytes(found.replayed_bytes);
+        tracing::info!(revision = found.revision, replayed_bytes = found.replayed_bytes, "store opened");
         let shared = Arc::new(Shared::new(found.revision, found.index, found.history));
         let snapshot = Snapshot::Idle { at_replay_bytes: 0 };
         Ok(Self { core, log, disk, shared, options, snapshot, failed: false })

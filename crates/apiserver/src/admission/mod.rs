@@ -15,8 +15,8 @@ pub(crate) mod quota;
 mod rbac_escalation;
 mod runtime_class;
 mod service_account;
+mod signers;
 mod storage;
-mod trust_bundle;
 mod webhook;
 
 use std::sync::{Mutex, PoisonError};
@@ -140,7 +140,7 @@ impl Admission {
                 Box::new(storage::Storage),
                 Box::new(node_restriction::NodeRestriction),
                 Box::new(rbac_escalation::RbacEscalation),
-                Box::new(trust_bundle::TrustBundleAttest),
+                Box::new(signers::Signers),
             ],
             dynamic: Dynamic::new(),
         }

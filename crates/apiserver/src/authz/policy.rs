@@ -125,6 +125,7 @@ const CONTROLLERS: &[Rule] = &[
     ("create", "events.k8s.io", "events"),
     ("create", "networking.k8s.io", "ipaddresses"),
     ("create", "authorization.k8s.io", "subjectaccessreviews"),
+    ("approve sign", "certificates.k8s.io", "signers"),
     ("get", "", "*"),
 ];
 

@@ -73,6 +73,74 @@ async fn a_certificate_request_says_truly_who_asks() {
 }
 
 #[tokio::test]
+async fn who_decides_for_a_signer_needs_its_verb_too() {
+    let f = Fixture::new().await;
+    let rbac = |resource: &str| at("rbac.authorization.k8s.io", resource, "");
+    let carl = UserInfo::new("carl", &["system:authenticated"]);
+    let grant = async |name: &str, rule: Value| {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": name}, "rules": [rule]});
+        f.create(&rbac("clusterroles"), role).await.unwrap();
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "carl"}]});
+        f.create(&rbac("clusterrolebindings"), binding).await.unwrap();
+    };
+    let group = json!(["certificates.k8s.io"]);
+    let parts = ["certificatesigningrequests/approval", "certificatesigningrequests/status"];
+    grant("parts", json!({"verbs": ["update"], "apiGroups": group, "resources": parts})).await;
+
+    let requests = at("certificates.k8s.io", "certificatesigningrequests", "");
+    let mut object = certificate_request();
+    object["metadata"] = json!({"name": "x"});
+    let mut object = f.create(&requests, object).await.unwrap();
+    let signer = object["spec"]["signerName"].clone();
+    let condition = |kind: &str| json!([{"type": kind, "status": "True", "reason": "Because"}]);
+    let write = async |part: &str, object: &Value| {
+        let put = requests.request(Verb::Update, Some("x"), Some(part)).with_json(object.to_string());
+        f.send(&carl, put).await.map(|_| ()).map_err(|status| status.message)
+    };
+    object["status"] = json!({"conditions": condition("Approved")});
+    let refused = write("approval", &object).await.unwrap_err();
+    let want = "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client-kubelet\"";
+    assert!(refused.ends_with(want), "{refused}");
+    let rule = |verb: &str, name: &Value| {
+        json!({"verbs": [verb], "apiGroups": group, "resources": ["signers"],
+        "resourceNames": [name]})
+    };
+    grant("another", rule("approve", &"kubernetes.io/kubelet-serving".into())).await;
+    assert!(write("approval", &object).await.is_err(), "another signer");
+    grant("approve", rule("approve", &signer)).await;
+    write("approval", &object).await.unwrap();
+
+    let mut object = f.json(requests.request(Verb::Get, Some("x"), None)).await.unwrap();
+    write("status", &object).await.expect("nothing is said in the signer's name");
+    object["status"]["certificate"] = "YQ==".into();
+    object["metadata"]["resourceVersion"] = Value::Null;
+    let refused = write("status", &object).await.unwrap_err();
+    assert!(refused.contains("user not permitted to sign requests with signerName"), "{refused}");
+    grant("sign", rule("sign", &"kubernetes.io/*".into())).await;
+    write("status", &object).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_asks_for_the_certificate_of_an_administrator() {
+    let f = Fixture::new().await;
+    let requests = at("certificates.k8s.io", "certificatesigningrequests", "");
+    for (organisation, code) in [("system:masters", 403), ("people", 201)] {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, organisation);
+        let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        let object = json!({"metadata": {"name": organisation.replace(':', "-")}, "spec": {
+            "request": base64::engine::general_purpose::STANDARD.encode(pem),
+            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}});
+        let created = f.create(&requests, object).await;
+        assert_eq!(created.map_or_else(|status| status.code, |_| 201), code, "{organisation}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_sees_the_secrets_of_its_own_pods_and_writes_only_about_itself() {
     let f = Fixture::new().await;
     let node = UserInfo::new("system:node:a", &["system:nodes", "system:authenticated"]);
@@ -121,7 +189,25 @@ async fn a_node_sees_the_secrets_of_its_own_pods_and_writes_only_about_itself() 
     let status = json!({"status": {"phase": "Running"}});
     assert_eq!(code(patch(&pods, "mine", Some("status"), status.clone())).await, 200);
     assert_eq!(code(patch(&pods, "other", Some("status"), status)).await, 403);
+    assert_eq!(code(patch(&pods, "other", None, json!({"metadata": {"labels": {"a": "b"}}}))).await, 403);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "other"}});
+    let evict = pods.request(Verb::Create, Some("other"), Some("eviction")).with_json(eviction.to_string());
+    assert_eq!(code(evict).await, 403);
+    assert_eq!(code(pods.request(Verb::Delete, Some("other"), None)).await, 403);
+    f.create(&at("", "serviceaccounts", "default"), json!({"metadata": {"name": "foreign"}})).await.unwrap();
+    let token =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
+    let accounts = at("", "serviceaccounts", "default");
+    let of_foreign =
+        accounts.request(Verb::Create, Some("foreign"), Some("token")).with_json(token.to_string());
+    assert_eq!(code(of_foreign).await, 403, "an account that no pod of the node runs as");
+    assert_eq!(code(secrets.request(Verb::Create, None, None).with_json(object("new"))).await, 403);
     assert_eq!(code(nodes.request(Verb::Create, None, None).with_json(object("b"))).await, 403);
+    f.create(&nodes, json!({"metadata": {"name": "c"}})).await.unwrap();
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    assert_eq!(code(patch(&nodes, "c", None, label.clone())).await, 403, "another node");
+    assert_eq!(code(patch(&nodes, "c", Some("status"), json!({"status": {}}))).await, 403, "its status");
+    assert_eq!(code(nodes.request(Verb::Delete, Some("c"), None)).await, 403);
     assert_eq!(code(nodes.request(Verb::Create, None, None).with_json(object("a"))).await, 201);
     let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
     assert_eq!(code(patch(&nodes, "a", None, taint)).await, 403);

@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use api::metrics::Metrics;
 use proptest::prelude::*;
 
-use crate::WorkQueue;
+use crate::{QueueMeter, SystemClock, WorkQueue};
 
 #[test]
 fn a_key_waits_once_and_comes_back_when_added_during_its_work() {
@@ -120,4 +122,33 @@ proptest! {
         prop_assert!(owed.iter().all(|entry| served.contains(entry) || popped.contains(entry)));
         prop_assert_eq!(queue.next_due(), None);
     }
+}
+
+#[test]
+fn a_metered_queue_tells_how_long_keys_wait_and_are_worked_on() {
+    let page = Metrics::default();
+    let meter = QueueMeter::new(&page, Arc::new(SystemClock::default()), "replicaset");
+    let mut queue = WorkQueue::metered([meter]);
+    for key in ["a", "b", "b"] {
+        queue.add(0, key);
+    }
+    queue.pop(Duration::ZERO, |_| true);
+    queue.add_failed(0, "a", Duration::ZERO);
+    let value = |name: &str| {
+        let samples = api::metrics::format::parse(&page.text()).unwrap();
+        let found = samples.into_iter().find(|sample| sample.name == name);
+        let found = found.unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(found.labels["name"], "replicaset");
+        found.value
+    };
+    assert_eq!(value("workqueue_adds_total"), 2.0, "a key that waits is not added again");
+    assert_eq!(value("workqueue_depth"), 1.0);
+    assert_eq!(value("workqueue_retries_total"), 1.0);
+    assert_eq!(value("workqueue_queue_duration_seconds_count"), 1.0);
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(value("workqueue_unfinished_work_seconds") > 0.001);
+    assert!(value("workqueue_longest_running_processor_seconds") > 0.001);
+    queue.done(0, &"a");
+    assert_eq!(value("workqueue_work_duration_seconds_count"), 1.0);
+    assert_eq!(value("workqueue_unfinished_work_seconds"), 0.0);
 }

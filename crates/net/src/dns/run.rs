@@ -36,6 +36,7 @@ pub async fn run(client: Client, config: DnsConfig, mut stop: watch::Receiver<bo
         tracing::error!(domain = config.domain, "not a domain name: no cluster DNS");
         return;
     };
+    tracing::info!(domain = config.domain, listen = ?config.listen, "cluster DNS begins");
     let zone = Arc::new(RwLock::new(zone));
     let own = config.listen.iter().map(SocketAddr::ip).chain(config.own_addresses.iter().copied()).collect();
     let service = Arc::new(Dns::new(Arc::clone(&zone), Upstreams::new(&config.resolv_conf, own)));

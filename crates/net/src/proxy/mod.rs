@@ -8,6 +8,7 @@
 //! IPv4 only so far; IPv6 needs a twin of the table in family ip6.
 
 mod health;
+mod meter;
 mod program;
 pub mod ruleset;
 mod run;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use api::ObjectKey;
 use client::{Change, Client, Informer, Scope};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::health::HealthChecks;
+use super::meter::Meter;
 use super::ruleset::{Backend, Frontend, Place, host_ports, local_endpoints, rules_of};
 use super::table::Table;
 use crate::model::{EndpointSlice, Node, Pod, Service, View};
@@ -72,6 +74,7 @@ pub async fn run(
         touched_pods: BTreeSet::new(),
         table: Some(config.table()),
         unrouted: config.service_cidr,
+        meter: Meter::new(&client),
         config,
     };
     // The first load replaces what an earlier run left, so it must be complete.
@@ -93,6 +96,7 @@ pub async fn run(
         () = known => {}
         _ = stop.wait_for(|stop| *stop) => return,
     }
+    tracing::info!(services = proxy.services.len(), "service proxy begins");
     proxy.follow(stop).await;
 }
 
@@ -126,6 +130,7 @@ struct Proxy {
     unrouted: Option<(Ipv4Addr, u8)>,
     /// away while a blocking thread works with it
     table: Option<Table>,
+    meter: Meter,
 }
 
 impl Proxy {
@@ -147,7 +152,10 @@ impl Proxy {
             while let Ok(change) = self.nodes.try_recv() {
                 self.on_node(change);
             }
-            let failed = match self.apply().await {
+            let begun = Instant::now();
+            let applied = self.apply().await;
+            self.meter.synced(begun, &applied);
+            let failed = match applied {
                 Ok(()) => false,
                 Err(error) => {
                     tracing::warn!(%error, "packet rules for services could not be loaded; trying again");
@@ -185,6 +193,7 @@ impl Proxy {
     }
 
     fn on_slice(&mut self, change: Change<EndpointSlice>) {
+        self.meter.changed();
         let touched = self.view.set_slice(&change.key, change.new.map(|c| c.object.clone()));
         self.touched.extend(touched);
     }

@@ -49,6 +49,7 @@ impl<'a> Crew<'a> {
         mut self,
         mut stop: watch::Receiver<bool>,
         mut evicted: mpsc::UnboundedReceiver<(String, Failure)>,
+        mut stepped: mpsc::UnboundedReceiver<()>,
     ) {
         let mut events = self.agent.shared.runtime.events();
         let mut changes = self.agent.pods.subscribe();
@@ -65,6 +66,8 @@ impl<'a> Crew<'a> {
                     Some(worker) => tell(worker, Wake::Fail(failure)),
                     None => drop(self.early.insert(uid, failure)),
                 },
+                // All that is due at a time of day is due at another moment now.
+                Some(()) = stepped.recv() => self.workers.values().for_each(|worker| tell(worker, Wake::Look)),
                 Some(uid) = self.endings.recv() => self.worker_ended(&uid),
                 Some(pods) = manifests.recv() => self.take_manifests(pods),
                 () = &mut synced, if !is_synced => is_synced = true,

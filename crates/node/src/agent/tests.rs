@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::stream::{ExecOptions, LogOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use client::{Client, SystemClock};
+use client::{Client, Clock, SystemClock};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -124,6 +124,54 @@ async fn a_pod_runs_and_is_deleted() {
         ["sandbox a", "create main", "start main", "stop main 5s", "stop-sandbox a", "remove-sandbox a"];
     assert_eq!(world.runtime.calls(), calls);
     assert!(!world.dir.path().join("pods/uid-a").exists());
+}
+
+#[tokio::test]
+async fn the_node_s_pages_count_what_it_does() {
+    let world = World::new();
+    world.runtime.add_remote_image("far:1");
+    let probe =
+        json!({"image": "far:1", "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}});
+    world.api.put("pods", pod("a", probe));
+    world.running("a").await;
+    let ready = |api: &FakeApi| status(api, "a")["containerStatuses"][0]["ready"] == true;
+    world.api.until("ready", ready).await;
+    let page = async |target: &str| {
+        use futures_util::StreamExt as _;
+        let mut body = world.agent.page(target).await.unwrap().body;
+        let mut text = Vec::new();
+        while let Some(part) = body.next().await {
+            text.extend_from_slice(&part.unwrap());
+        }
+        api::metrics::format::parse(std::str::from_utf8(&text).unwrap()).unwrap()
+    };
+    let samples = page("/metrics").await;
+    let value = |name: &str| samples.iter().filter(|s| s.name == name).map(|s| s.value).sum::<f64>();
+    for name in [
+        "kubelet_node_name",
+        "kubelet_running_pods",
+        "kubelet_running_containers",
+        "kubelet_started_pods_total",
+        "kubelet_started_containers_total",
+        "kubelet_pod_start_duration_seconds_count",
+        "kubelet_pod_start_sli_duration_seconds_count",
+        "kubelet_image_pull_duration_seconds_count",
+    ] {
+        assert_eq!(value(name), 1.0, "{name}: {samples:?}");
+    }
+    for name in ["kubelet_pod_worker_duration_seconds_count", "rest_client_requests_total"] {
+        assert!(value(name) > 1.0, "{name}: {samples:?}");
+    }
+    let probes = page("/metrics/probes").await;
+    let successes = probes.iter().find(|s| s.labels["result"] == "successful").unwrap();
+    assert!(successes.value >= 1.0 && successes.labels["pod"] == "a", "{successes:?}");
+    assert_eq!(successes.labels["probe_type"], "Readiness");
+    page("/metrics/resource").await;
+
+    world.api.delete_pod("default", "a", None);
+    while !page("/metrics/probes").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]
@@ -328,6 +376,61 @@ async fn the_node_registers_and_renews_its_lease() {
     assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.37.0");
     let lease = world.api.get("leases", "kube-node-lease", "n1").unwrap();
     assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_while_its_pod_runs() {
+    let world = World::new();
+    let mut object = pod("a", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let sources = json!([{"serviceAccountToken": {"path": "token", "expirationSeconds": 1}}]);
+    object["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": sources}}]);
+    world.api.put("pods", object);
+    world.running("a").await;
+    let tokens =
+        |api: &FakeApi| api.calls().into_iter().filter(|c| c == "create serviceaccounts token").count();
+    let begun = std::time::Instant::now();
+    world.api.until("a second token", |api| tokens(api) == 2).await;
+    assert!(begun.elapsed() > Duration::from_millis(500), "not before four fifths of its life");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(tokens(&world.api), 2, "and then not again at once");
+    assert_eq!(world.runtime.containers().len(), 1);
+}
+
+/// A clock that can be set.
+struct SetClock(SystemClock, std::sync::atomic::AtomicI64);
+
+impl Clock for SetClock {
+    fn now(&self) -> jiff::Timestamp {
+        let offset = jiff::SignedDuration::from_secs(self.1.load(std::sync::atomic::Ordering::Relaxed));
+        self.0.now() + offset
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    /// A hundred times as fast.
+    fn sleep(&self, delay: Duration) -> futures_util::future::BoxFuture<'static, ()> {
+        self.0.sleep(delay / 100)
+    }
+
+    fn random(&self) -> u64 {
+        self.0.random()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_is_noticed() {
+    let clock = Arc::new(SetClock(SystemClock::default(), Default::default()));
+    let (steps, mut stepped) = tokio::sync::mpsc::unbounded_channel();
+    let watching = tokio::spawn(super::clock_steps(clock.clone(), steps));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(stepped.try_recv().is_err(), "nothing has happened");
+    for offset in [86_400, -86_400] {
+        clock.1.store(offset, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::timeout(Duration::from_secs(5), stepped.recv()).await.unwrap().unwrap();
+    }
+    watching.abort();
 }
 
 #[tokio::test]

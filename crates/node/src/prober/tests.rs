@@ -194,7 +194,7 @@ async fn a_probe_runs_on_its_timers() {
     let container = core::Container { liveness_probe: Some(probe(wanted)), ..core::Container::default() };
     let target = ProbeTarget { container_id: id, container, ..target() };
     let (news, mut incoming) = mpsc::unbounded_channel();
-    let running = start(ProbeKind::Liveness, target, runtime, clock.clone(), news);
+    let running = start(ProbeKind::Liveness, target, runtime, clock.clone(), news, Default::default());
     assert_eq!(clock.wind().await, 5);
     assert_eq!(incoming.recv().await.unwrap().verdict, None);
     assert_eq!(clock.wind().await, 8);

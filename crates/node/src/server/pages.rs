@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::Status;
+use api::metrics::{CONTENT_TYPE, Registry};
 use api::stream::{LogOptions, NodeAnswer};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -14,8 +15,6 @@ use crate::ports::{ContainerState, ContainerStatus, ContainerUsage as Usage};
 use crate::usage::Rates;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Prometheus text format.
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 /// The machine's own logs.
 const MACHINE_LOGS: &str = "/var/log";
@@ -42,10 +41,13 @@ impl NodeAgent {
                     self.pod_views().await?.into_iter().map(|view| view.pod).collect();
                 Ok(page_json(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})))
             }
-            ["metrics"] => Ok(NodeAnswer::new(200, METRICS, metrics(&self.name(), &self.pod_views().await?))),
+            ["metrics"] => {
+                Ok(NodeAnswer::new(200, CONTENT_TYPE, self.meter().page(&self.pod_views().await?)))
+            }
+            ["metrics", "probes"] => Ok(NodeAnswer::new(200, CONTENT_TYPE, self.meter().probes.page())),
             ["metrics", "resource"] => {
                 let (views, rates) = (self.pod_views().await?, self.rates().await?);
-                Ok(NodeAnswer::new(200, METRICS, resource_metrics(&views, &rates)))
+                Ok(NodeAnswer::new(200, CONTENT_TYPE, resource_metrics(&views, &rates)))
             }
             ["stats", "summary"] => {
                 let (views, rates) = (self.pod_views().await?, self.rates().await?);
@@ -127,62 +129,47 @@ fn file_stream(file: tokio::fs::File) -> api::stream::ByteStream {
     }))
 }
 
-fn metrics(node: &str, views: &[PodView]) -> String {
-    let containers = || views.iter().flat_map(|view| &view.containers);
-    let count = |state| containers().filter(|c| c.state == state).count();
-    let (running, exited, created) =
-        (count(ContainerState::Running), count(ContainerState::Exited), count(ContainerState::Created));
-    let pods =
-        views.iter().filter(|v| v.containers.iter().any(|c| c.state == ContainerState::Running)).count();
-    format!(
-        "# HELP kubelet_node_name The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\n\
-         kubelet_node_name{{node=\"{node}\"}} 1\n\
-         # HELP kubelet_running_pods Number of pods that have a running container\n# TYPE kubelet_running_pods gauge\n\
-         kubelet_running_pods {pods}\n\
-         # HELP kubelet_running_containers Number of containers by state\n# TYPE kubelet_running_containers gauge\n\
-         kubelet_running_containers{{container_state=\"created\"}} {created}\n\
-         kubelet_running_containers{{container_state=\"exited\"}} {exited}\n\
-         kubelet_running_containers{{container_state=\"running\"}} {running}\n"
-    )
-}
-
 /// Running containers with their pods.
 fn running(views: &[PodView]) -> impl Iterator<Item = (&PodView, &ContainerStatus)> {
     let all = views.iter().flat_map(|view| view.containers.iter().map(move |c| (view, c)));
     all.filter(|(_, container)| container.state == ContainerState::Running)
 }
 
+/// The page `/metrics/resource`: what the node and its containers use at one moment.
 fn resource_metrics(views: &[PodView], rates: &Rates) -> String {
-    let millis = rates.sample.time.as_millisecond();
+    const CONTAINER: &[&str] = &["container", "namespace", "pod"];
     let seconds = |nanos: u64| nanos as f64 / 1e9;
-    let node = &rates.sample.node;
-    let mut out = format!(
-        "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {} {millis}\n\
-         # TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {} {millis}\n",
-        seconds(node.cpu_nanos),
-        node.working_set_bytes
+    let page = Registry::default();
+    let of_node = &rates.sample.node;
+    page.counted("node_cpu_usage_seconds_total", "Processor time of the node.", &[])
+        .with(&[])
+        .set(seconds(of_node.cpu_nanos));
+    page.gauge("node_memory_working_set_bytes", "Memory of the node that is in use.", &[])
+        .with(&[])
+        .set(of_node.working_set_bytes as f64);
+    let cpu =
+        page.counted("container_cpu_usage_seconds_total", "Processor time of the container.", CONTAINER);
+    let memory = page.gauge(
+        "container_memory_working_set_bytes",
+        "Memory of the container that is in use.",
+        CONTAINER,
     );
-    let mut family = |name: &str, kind: &str, value: &dyn Fn(&Usage, &ContainerStatus) -> String| {
-        out.push_str(&format!("# TYPE {name} {kind}\n"));
-        for (view, container) in running(views) {
-            let Some(usage) = rates.sample.containers.get(&container.id) else { continue };
-            let meta = &view.pod.metadata;
-            let (namespace, pod) =
-                (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-            let value = value(usage, container);
-            out.push_str(&format!(
-                "{name}{{container=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"}} {value} {millis}\n",
-                container.name
-            ));
-        }
-    };
-    family("container_cpu_usage_seconds_total", "counter", &|u, _| seconds(u.cpu_nanos).to_string());
-    family("container_memory_working_set_bytes", "gauge", &|u, _| u.working_set_bytes.to_string());
-    family("container_start_time_seconds", "gauge", &|_, c| {
-        seconds(u64::try_from(c.started_at_nanos).unwrap_or(0)).to_string()
-    });
-    out.push_str("# TYPE resource_scrape_error gauge\nresource_scrape_error 0\n");
-    out
+    let start = page.gauge(
+        "container_start_time_seconds",
+        "When the container started, in seconds since 1970.",
+        CONTAINER,
+    );
+    for (view, container) in running(views) {
+        let Some(usage) = rates.sample.containers.get(&container.id) else { continue };
+        let meta = &view.pod.metadata;
+        let text = |value: &'_ Option<String>| value.clone().unwrap_or_default();
+        let labels = [container.name.as_str(), &text(&meta.namespace), &text(&meta.name)];
+        cpu.with(&labels).set(seconds(usage.cpu_nanos));
+        memory.with(&labels).set(usage.working_set_bytes as f64);
+        start.with(&labels).set(seconds(u64::try_from(container.started_at_nanos).unwrap_or(0)));
+    }
+    page.gauge("resource_scrape_error", "1 if something could not be measured.", &[]).with(&[]).set(0.0);
+    page.text_of(rates.sample.time.as_millisecond())
 }
 
 fn summary(node: &str, views: &[PodView], rates: &Rates) -> Value {
@@ -291,7 +278,11 @@ mod tests {
         let line =
             "container_cpu_usage_seconds_total{container=\"a\",namespace=\"ns\",pod=\"p\"} 1.5 100000\n";
         assert!(text.contains(line), "{text}");
-        assert!(metrics("n1", &views).contains("kubelet_running_containers{container_state=\"exited\"} 1\n"));
+        api::metrics::format::parse(&text).unwrap();
+        let meter = crate::meter::NodeMeter::new(&api::metrics::Metrics::default(), "n1");
+        let text = meter.page(&views);
+        assert!(text.contains("kubelet_running_containers{container_state=\"exited\"} 1\n"), "{text}");
+        api::metrics::format::parse(&text).unwrap();
     }
 
     #[test]

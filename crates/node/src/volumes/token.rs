@@ -17,6 +17,8 @@ const LIFE_SECONDS: i64 = 3600;
 #[derive(Clone, Debug)]
 struct Token {
     text: String,
+    /// Before that it is not valid: the clock was set back.
+    since: Timestamp,
     renew_at: Timestamp,
 }
 
@@ -32,9 +34,9 @@ impl Tokens {
         self.tokens.get(&(volume.to_owned(), index)).map(|t| t.text.as_str())
     }
 
-    /// When the next token wants renewing.
-    pub fn renew_at(&self) -> Option<Timestamp> {
-        self.tokens.values().map(|t| t.renew_at).min()
+    /// When the next token wants renewing; at once when there is one that is not valid yet.
+    pub fn renew_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.tokens.values().map(|t| if t.since > now { now } else { t.renew_at }).min()
     }
 
     /// Requests every token that is missing or due.
@@ -47,7 +49,7 @@ impl Tokens {
             for (index, source) in sources.enumerate() {
                 let Some(wanted) = &source.service_account_token else { continue };
                 let slot = (volume.name.clone(), index);
-                if self.tokens.get(&slot).is_some_and(|t| t.renew_at > now) {
+                if self.tokens.get(&slot).is_some_and(|t| t.since <= now && now < t.renew_at) {
                     continue;
                 }
                 match request(client, pod, wanted, now).await {
@@ -89,5 +91,5 @@ async fn request(
     let expires = answer.get(&["status", "expirationTimestamp"]).and_then(Value::as_str);
     let expires: Option<Timestamp> = expires.and_then(|t| t.parse().ok());
     let life = expires.map_or(Duration::from_secs(LIFE_SECONDS.unsigned_abs()), |at| elapsed(now, at));
-    Ok(Token { text, renew_at: after(now, life.mul_f64(0.8)) })
+    Ok(Token { text, since: now, renew_at: after(now, life.mul_f64(0.8)) })
 }

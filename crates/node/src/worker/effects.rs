@@ -30,6 +30,7 @@ impl PodWorker {
         match self.try_volumes().await {
             Ok(()) => {
                 self.memory.volumes = VolumeState::Ready;
+                self.memory.renewing = false;
                 self.memory.mounted = true;
                 self.memory.torn_down = false;
                 Flow::Done
@@ -116,6 +117,7 @@ impl PodWorker {
         match self.shared.runtime.run_pod_sandbox(config).await {
             Ok(sandbox) => {
                 self.shared.view.learn(&sandbox.id, &self.uid);
+                self.shared.meter.sandbox(true);
                 self.memory.torn_down = false;
                 self.record.sandboxes.insert(0, sandbox);
                 self.attach_network().await
@@ -141,6 +143,7 @@ impl PodWorker {
     }
 
     fn sandbox_failed(&mut self, error: &RuntimeError) -> Flow {
+        self.shared.meter.sandbox(false);
         let text = format!("Failed to create pod sandbox: {error}");
         self.shared.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", &text);
         tracing::warn!(pod = %self.uid, %error, "cannot create the sandbox");
@@ -212,6 +215,7 @@ impl PodWorker {
     pub(super) fn kill(&mut self, id: String, name: &str, grace: Duration, message: &str) -> Flow {
         let first = self.memory.killing.insert(id.clone(), after(self.shared.clock.now(), grace)).is_none();
         if first {
+            tracing::info!(pod = %self.key(), container = name, ?grace, why = message, "stopping container");
             self.shared.events.container(&self.pod, name, EventType::Normal, "Killing", message);
         }
         // A second kill only shortens the grace period: the hook is under way.
@@ -308,7 +312,10 @@ impl PodWorker {
             ..RequestOptions::default()
         };
         match self.shared.client.delete(&pods(), &key, options).await {
-            Ok(()) => self.memory.deleted = true,
+            Ok(()) => {
+                tracing::info!(pod = %key, "pod ended");
+                self.memory.deleted = true;
+            }
             // The pod, or the one with this uid, is gone already.
             Err(status) if status.is_not_found() || status.is_conflict() => self.memory.deleted = true,
             Err(status) => {
@@ -321,6 +328,7 @@ impl PodWorker {
 
     pub(super) async fn forget(&mut self) -> Flow {
         self.shared.book.release(&self.uid);
+        self.shared.meter.probes.forget(&self.pod);
         if !self.drop_mirror().await {
             return Flow::Failed;
         }

@@ -26,6 +26,7 @@ use crate::env::ServiceView;
 use crate::events::PodEvents;
 use crate::hooks::PostStart;
 use crate::images::pull_failed;
+use crate::meter::NodeMeter;
 use crate::observed::{
     Blocked, Failure, NodeFacts, Observed, ProbeOutcome, VolumeState, after, elapsed, from_nanos,
 };
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) book: Book,
     /// Conditions of the node that say what runs short.
     pub(crate) pressures: watch::Sender<Vec<String>>,
+    pub(crate) meter: NodeMeter,
 }
 
 impl Shared {
@@ -147,9 +149,13 @@ struct Memory {
     gone: bool,
     /// The volumes were ready once.
     mounted: bool,
+    /// A renewal of their credentials has failed, and is tried again after a while.
+    renewing: bool,
     tearing_down: bool,
     torn_down: bool,
     deleted: bool,
+    /// Time that pulls took before the pod ran.
+    pulls: Duration,
     /// Failed calls in a row.
     failures: u32,
     retry_at: Option<Timestamp>,
@@ -182,6 +188,8 @@ pub(crate) struct PodWorker {
     sources: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
     /// Something has left the node.
     freed: watch::Receiver<u64>,
+    /// When the node first saw the pod, on the monotonic clock.
+    seen: Duration,
     probe_news: (mpsc::UnboundedSender<ProbeNews>, mpsc::UnboundedReceiver<ProbeNews>),
 }
 
@@ -196,6 +204,7 @@ impl PodWorker {
         let freed = shared.book.freed();
         Self {
             freed,
+            seen: shared.clock.monotonic(),
             shared,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             pod,
@@ -300,6 +309,7 @@ impl PodWorker {
     }
 
     fn sources_changed(&mut self) {
+        self.memory.renewing = false;
         self.memory.volumes = VolumeState::Unknown;
         // A missing ConfigMap or Secret may be there now.
         self.memory.blocked.retain(|_, blocked| blocked.reason != "CreateContainerConfigError");
@@ -343,6 +353,9 @@ impl PodWorker {
         let events = &self.shared.events;
         match result {
             Ok(info) => {
+                self.shared.meter.pulled(info.size_bytes, took);
+                tracing::info!(image, bytes = info.size_bytes, ?took, "image pulled");
+                self.memory.pulls += took;
                 let text = format!(
                     "Successfully pulled image {image:?} in {}. Image size: {} bytes.",
                     crate::images::seconds_text(took),
@@ -367,6 +380,21 @@ impl PodWorker {
     /// Looks and acts until nothing is left to do, then reports. `None`: the worker is done for good;
     /// `Some(when)`: look again then, if nothing happens before.
     async fn reconcile(&mut self) -> Option<Option<Duration>> {
+        let begun = self.shared.clock.monotonic();
+        let operation = if self.memory.gone || self.pod.metadata.deletion_timestamp.is_some() {
+            "kill"
+        } else if self.memory.admitted {
+            "sync"
+        } else {
+            "create"
+        };
+        let next = self.look_and_act().await;
+        let took = self.shared.clock.monotonic().saturating_sub(begun);
+        self.shared.meter.worked(operation, took);
+        next
+    }
+
+    async fn look_and_act(&mut self) -> Option<Option<Duration>> {
         for _ in 0..MAX_ROUNDS {
             if let Err(error) = self.observe().await {
                 tracing::warn!(pod = %self.uid, %error, "cannot list containers");
@@ -374,6 +402,7 @@ impl PodWorker {
                 break;
             }
             self.admit();
+            self.renew_credentials();
             let now = self.shared.clock.now();
             let plan = pod_actions(&self.pod, &self.observed(), &self.shared.facts, now);
             let mut progress = false;
@@ -482,9 +511,26 @@ impl PodWorker {
                     age: elapsed(from_nanos(status.started_at_nanos), now),
                 };
                 let (runtime, clock) = (self.shared.runtime.clone(), self.shared.clock.clone());
-                let probe = crate::prober::start(kind, target, runtime, clock, self.probe_news.0.clone());
+                let results = self.shared.meter.probes.of(&self.pod, &status.name, kind);
+                let news = self.probe_news.0.clone();
+                let probe = crate::prober::start(kind, target, runtime, clock, news, results);
                 self.memory.probers.insert(slot, probe);
             }
+        }
+    }
+
+    /// When tokens and certificates in volumes are to be asked for again.
+    fn renewals(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
+        [self.memory.tokens.renew_at(now), self.memory.certificates.renew_at()].into_iter().flatten()
+    }
+
+    /// Has volumes made again whose tokens or certificates are due, which asks for new ones.
+    fn renew_credentials(&mut self) {
+        let now = self.shared.clock.now();
+        let due = self.renewals(now).any(|at| at <= now);
+        if due && !self.memory.renewing && matches!(self.memory.volumes, VolumeState::Ready) {
+            self.memory.renewing = true;
+            self.memory.volumes = VolumeState::Unknown;
         }
     }
 
@@ -501,8 +547,8 @@ impl PodWorker {
         let pulls = self.memory.blocked.values().filter(|b| b.reason == "ErrImagePull");
         let flips = pulls.map(|b| after(b.since, PULL_ERROR_SHOWN)).filter(|at| *at > now);
         let retry = self.memory.retry_at.take();
-        let credentials = [self.memory.tokens.renew_at(), self.memory.certificates.renew_at()];
-        let credentials = credentials.into_iter().flatten().filter(|_| !self.memory.torn_down);
+        // What is due and was not to be had is tried again with the volumes.
+        let credentials = self.renewals(now).filter(|at| *at > now && !self.memory.torn_down);
         let moments = flips.chain(retry).chain(credentials).map(|at| elapsed(now, at));
         let wait = moments.chain(plan.requeue_after).min()?;
         // Timers may fire a little early: never spin.

@@ -55,6 +55,7 @@ impl PodWorker {
             match send_status(&self.shared.client, &self.key(), &self.pod, &status).await {
                 Ok(None) => return,
                 Ok(Some(pod)) => {
+                    self.measure_start(&status);
                     self.take_answer(pod);
                     self.memory.failures = 0;
                     return;
@@ -70,6 +71,19 @@ impl PodWorker {
             }
         }
         self.retry();
+    }
+
+    /// The pod runs from now on, if it did not before.
+    fn measure_start(&self, status: &core::PodStatus) {
+        let phase = |status: &core::PodStatus| status.phase.clone().unwrap_or_default();
+        let before = self.pod.status.as_ref().map(phase).unwrap_or_default();
+        if phase(status) != "Running" || before == "Running" {
+            return;
+        }
+        let (clock, created) = (&self.shared.clock, &self.pod.metadata.creation_timestamp);
+        let since_creation = created.as_ref().map(|at| elapsed(at.0, clock.now())).unwrap_or_default();
+        let seen = clock.monotonic().saturating_sub(self.seen);
+        self.shared.meter.runs(seen, since_creation, self.memory.pulls);
     }
 
     fn report_failed(&mut self, status: &Status) {
@@ -133,6 +147,13 @@ impl PodWorker {
             let image = find_container(&self.pod, &name).and_then(|(_, c)| c.image).unwrap_or_default();
             let text = format!("Back-off pulling image {image:?}");
             self.shared.events.container(&self.pod, &name, EventType::Normal, "BackOff", &text);
+            self.shared.events.container(
+                &self.pod,
+                &name,
+                EventType::Warning,
+                "Failed",
+                "Error: ImagePullBackOff",
+            );
         }
     }
 

@@ -65,6 +65,8 @@ impl PodWorker {
             return self.block(name, "RunContainerError", &error.to_string());
         }
         self.tell(name, EventType::Normal, "Started", "Container started");
+        self.shared.meter.started(&self.pod, name);
+        tracing::info!(pod = %self.key(), container = name, attempt, "container started");
         self.run_post_start(&id, container);
         self.memory.blocked.remove(name);
         self.memory.images.retain(|(container, _, _), _| container != name);
@@ -112,6 +114,7 @@ impl PodWorker {
         let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
         tracing::warn!(pod = %self.uid, container = name, reason, error = text, "cannot start the container");
         self.tell(name, EventType::Warning, "Failed", &format!("Error: {text}"));
+        self.shared.meter.not_started(&self.pod, name, reason);
         let state = blocked(reason, text.to_owned(), failures, self.shared.clock.now());
         self.memory.blocked.insert(name.to_owned(), state);
         Flow::Background

@@ -23,5 +23,5 @@ pub(crate) fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Cl
     let groups = groups.iter().chain(&["system:authenticated"]).map(|group| (*group).to_owned()).collect();
     let user = UserInfo { name: user.to_owned(), groups, ..UserInfo::default() };
     let agent = format!("podium/{}", env!("CARGO_PKG_VERSION"));
-    Client::new(Arc::new(Local { server: Arc::clone(server), user }), &agent)
+    Client::new(Arc::new(Local { server: Arc::clone(server), user }), &agent).with_metrics(server.metrics())
 }

@@ -276,6 +276,23 @@ impl Transport for NodeTransport {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         Box::pin(async move { current.call(request).await })
     }
+
+    fn host(&self) -> &str {
+        self.server.trim_start_matches("https://").trim_end_matches('/')
+    }
+}
+
+/// The node whose client certificate it is.
+///
+/// # Errors
+/// When it is no node's.
+pub(crate) fn node_of(cert_pem: &str) -> Result<String> {
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("not a PEM certificate")?;
+    let certificate = block.parse_x509().context("not an X.509 certificate")?;
+    let name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    let node = name.and_then(|name| name.strip_prefix("system:node:"));
+    Ok(node.context("the kept certificate is no node's")?.to_owned())
 }
 
 /// The folder of a joined machine's certificates.

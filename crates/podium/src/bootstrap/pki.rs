@@ -24,6 +24,11 @@ const LEAF_DAYS: i64 = 365;
 /// Days that the authority is valid.
 const CA_DAYS: i64 = 3650;
 
+/// Days before its making from which the authority, and a leaf, is valid: a clock that was ahead and is set right, or another
+/// machine's that is behind, does not make it a certificate of the future.
+const CA_BACK_DAYS: i64 = 365;
+const LEAF_BACK_DAYS: i64 = 30;
+
 /// A machine's clock may be this much behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
@@ -75,11 +80,11 @@ impl Pki {
         let (cert, key, contents) = (path("crt"), path("key"), path("for"));
         let wanted = leaf.contents();
         let same = fs::read_to_string(&contents).is_ok_and(|text| text == wanted);
-        if same && cert.exists() && key.exists() && is_young(&read(&cert)?) {
+        if same && cert.exists() && key.exists() && young_for(&read(&cert)?).is_some() {
             return Ok(Credential { cert_pem: read(&cert)?, key_pem: read(&key)? });
         }
         let mut params = leaf.params()?;
-        validity(&mut params, LEAF_DAYS);
+        validity(&mut params, LEAF_BACK_DAYS, LEAF_DAYS);
         let key_pair = KeyPair::generate()?;
         let (ca_pem, ca_key_pem) = match leaf.signer {
             Signer::Cluster => (&self.ca_pem, &self.ca_key_pem),
@@ -248,7 +253,7 @@ fn new_authority(name: &str) -> Result<(String, String)> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    validity(&mut params, CA_DAYS);
+    validity(&mut params, CA_BACK_DAYS, CA_DAYS);
     let key = KeyPair::generate()?;
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
@@ -262,23 +267,24 @@ pub(super) fn subject(common_name: &str, organisations: &[&str]) -> Distinguishe
     name
 }
 
-/// Valid from yesterday, so that a clock behind ours accepts it.
-fn validity(params: &mut CertificateParams, days: i64) {
+/// Valid for so many days, and so many that have passed.
+fn validity(params: &mut CertificateParams, back: i64, days: i64) {
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let date = |offset: i64| {
         let date = today.saturating_add(jiff::Span::new().days(offset));
         let part = |value: i8| u8::try_from(value).unwrap_or(1);
         rcgen::date_time_ymd(i32::from(date.year()), part(date.month()), part(date.day()))
     };
-    params.not_before = date(-1);
+    params.not_before = date(-back);
     params.not_after = date(days);
 }
 
-/// Whether a certificate is valid and not yet to be made again.
-fn is_young(cert_pem: &str) -> bool {
+/// For how many seconds a certificate need not be made again. `None`: now, because it is due, or because it is not valid yet.
+pub(crate) fn young_for(cert_pem: &str) -> Option<u64> {
     let now = jiff::Timestamp::now().as_second();
-    let begun = lifetime(cert_pem).is_ok_and(|(begin, _)| begin <= now);
-    begun && renewal_time(cert_pem).is_ok_and(|due| now < due)
+    let (begin, _) = lifetime(cert_pem).ok()?;
+    let left = renewal_time(cert_pem).ok()? - now;
+    u64::try_from(left).ok().filter(|left| *left > 0 && begin <= now)
 }
 
 /// When a certificate is to be asked for again, in seconds since the epoch: after four fifths of its life.
@@ -400,7 +406,7 @@ mod tests {
             write_secret(&dir.path().join("admin.crt"), &old).unwrap();
             let made = pki.issue(&leaf).unwrap();
             assert_ne!(made.cert_pem, old, "{end} days left");
-            assert!(is_young(&made.cert_pem));
+            assert!(young_for(&made.cert_pem).is_some());
         }
     }
 
@@ -410,7 +416,7 @@ mod tests {
         Pki::open(dir.path()).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        validity(&mut params, -10);
+        validity(&mut params, 20, -10);
         let old = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
         write_secret(&dir.path().join("ca.crt"), &old).unwrap();
         let error = Pki::open(dir.path()).err().unwrap().to_string();

@@ -13,12 +13,12 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use super::pki::{Credential, Leaf, Pki, renewal_time};
+use super::pki::{Credential, Leaf, Pki, young_for};
 
 /// After a certificate could not be renewed; it is still good for a fifth of its life.
 const RETRY: Duration = Duration::from_secs(60);
 /// Timers of days are cut into pieces: a machine that slept, or a clock that was set, is noticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A way to a younger certificate.
 pub(crate) trait Renew: Send + Sync {
@@ -36,10 +36,9 @@ pub(crate) async fn keep_young(
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        let due = renewal_time(&cert_pem).unwrap_or(0) - jiff::Timestamp::now().as_second();
-        let pause = match u64::try_from(due) {
-            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds).min(LONGEST_WAIT),
-            Ok(_) | Err(_) => match certificate.renew().await {
+        let pause = match young_for(&cert_pem) {
+            Some(seconds) => Duration::from_secs(seconds).min(LONGEST_WAIT),
+            None => match certificate.renew().await {
                 Ok(fresh) => {
                     tracing::info!(name = certificate.name(), "certificate renewed");
                     cert_pem = fresh;

@@ -4,17 +4,19 @@
 //! Rules (Kubernetes, "Certificate Signing Requests", signers and their requirements):
 //! - `kubernetes.io/kube-apiserver-client-kubelet`: subject `system:node:NAME` in `system:nodes`, no other names, usages
 //!   of a client. Approved for whoever may create `certificatesigningrequests/nodeclient`, or `selfnodeclient` for itself.
+//!   Whoever is not that node itself gets no certificate of a Node that exists.
 //! - `kubernetes.io/kubelet-serving`: asked for by that node itself, usages of a server. Approved when its only name is
 //!   the node's own; other names wait for an administrator.
 
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use api::{ApiRequest, GroupVersionResource, Status, Verb};
+use api::{ApiRequest, GroupVersionResource, ObjectKey, Status, Verb};
 use client::{Client, Informer, Scope};
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
+use k8s_openapi::api::core::v1::Node;
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -25,6 +27,8 @@ pub(crate) const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kube
 pub(crate) const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
+/// What somebody must be allowed to create who asks for another node's certificate than its own.
+const NEW_NODE: &str = "nodeclient";
 /// Longest life of a node's certificate.
 const LONGEST_SECONDS: i64 = 365 * 86_400;
 /// After a failure of the API, all open requests are looked at again.
@@ -98,6 +102,11 @@ async fn handle(client: &Client, authority: &Authority, request: &CertificateSig
             };
             write(client, request, "status", None, Some(certificate)).await
         }
+        Ok((Approval::IfAllowed(NEW_NODE), parsed)) if taken(client, &parsed).await? => {
+            let why = "a Node of that name exists: a token does not make its owner that node. \
+                       Join under another name, or delete the Node first";
+            write(client, request, "approval", Some(("Denied", "NodeExists", why)), None).await
+        }
         Ok((approval, _)) if approved(client, request, approval).await? => {
             let condition = ("Approved", "AutoApproved", "the request follows the signer's rules");
             // The approval comes back as a change, which is then signed.
@@ -144,7 +153,7 @@ fn judge(
             return Err("a client certificate has no alternative names".into());
         }
         let own = user == name;
-        return Ok(Approval::IfAllowed(if own { "selfnodeclient" } else { "nodeclient" }));
+        return Ok(Approval::IfAllowed(if own { "selfnodeclient" } else { NEW_NODE }));
     }
     let member = request.spec.groups.as_deref().unwrap_or_default().iter().any(|g| g == NODES);
     if user != name || !member {
@@ -174,6 +183,17 @@ fn subject(parsed: &CertificateSigningRequestParams) -> Result<String, String> {
     }
     let organised = parsed.params.distinguished_name.get(&DnType::OrganizationName).is_some();
     if organised { Ok(name) } else { Err(format!("the subject needs O={NODES}")) }
+}
+
+/// Whether the node whose certificate somebody else asks for exists: its pods' secrets would be theirs.
+async fn taken(client: &Client, parsed: &CertificateSigningRequestParams) -> Result<bool> {
+    let name = subject(parsed).unwrap_or_default();
+    let node = name.strip_prefix(NODE_PREFIX).unwrap_or_default();
+    match client.get::<Node>(&ObjectKey::new("", node)).await {
+        Ok(_) => Ok(true),
+        Err(status) if status.is_not_found() => Ok(false),
+        Err(status) => Err(refused(status)),
+    }
 }
 
 /// Asks the API server's authorizer where the approval depends on it.

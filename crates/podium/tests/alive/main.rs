@@ -4,5 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod attacks;
 mod certificates;
+mod disk;
+mod pages;
 mod server;

@@ -40,6 +40,11 @@ impl Server {
         assert!(self.child.wait().unwrap().success(), "SIGTERM is a clean stop");
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     pub(crate) fn access(&self) -> Access {
         Access::read(&self.data)
     }

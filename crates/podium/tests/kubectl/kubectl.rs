@@ -32,6 +32,11 @@ impl Kubectl {
         Self { kubeconfig: kubeconfig.to_owned(), namespace: namespace.to_owned() }
     }
 
+    /// Where the cluster's data lives.
+    pub(crate) fn data_dir(&self) -> String {
+        self.kubeconfig.parent().unwrap().display().to_string()
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }

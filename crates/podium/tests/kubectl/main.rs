@@ -5,10 +5,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod attacks;
 #[path = "../e2e/host.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end test")]
 mod host;
 mod kubectl;
+mod stories;
 mod streams;
 mod workloads;
 
@@ -95,11 +97,13 @@ fn inside() {
 
 fn tour(data: &Path) {
     let k = |namespace: &str| Kubectl::new(&data.join("admin.kubeconfig"), namespace);
-    let tracks: [(&str, fn(&Kubectl)); 4] = [
+    let tracks: [(&str, fn(&Kubectl)); 6] = [
         ("streams", streams::exec_copy_forward),
         ("logs", streams::logs_and_attach),
         ("deployments", workloads::deployments),
         ("objects", workloads::objects),
+        ("attacks", attacks::a_pod_and_its_node),
+        ("stories", stories::of_pods),
     ];
     std::thread::scope(|scope| {
         for (name, track) in tracks {

@@ -162,7 +162,8 @@ impl FakeApi {
         let missing = || Status::not_found("", resource, &key.name);
         match (verb, subresource) {
             (Verb::Create, Some("token")) => {
-                let at = Timestamp::now() + SignedDuration::from_secs(3600);
+                let asked = body.as_ref().and_then(|body| body["spec"]["expirationSeconds"].as_i64());
+                let at = Timestamp::now() + SignedDuration::from_secs(asked.unwrap_or(3600));
                 Ok(json!({"status": {"token": "the-token", "expirationTimestamp": at.to_string()}}))
             }
             (Verb::Create, None) => {
