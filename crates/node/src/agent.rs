@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admission::Book;
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
+use crate::image_gc;
 use crate::logs::{self, format::Wanted, read::Follow};
 use crate::node_status::{self, machine};
 use crate::observed::NodeFacts;
@@ -42,6 +43,10 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         network: Arc<dyn PodNetwork>,
     ) -> Arc<NodeAgent> {
+        // What is not there cannot be measured.
+        if let Err(error) = std::fs::create_dir_all(&config.root_dir) {
+            tracing::warn!(folder = %config.root_dir.display(), %error, "cannot make the folder of pods");
+        }
         let found = machine(&config);
         let facts = NodeFacts {
             node_name: config.node_name.clone(),
@@ -84,7 +89,11 @@ impl NodeAgent {
             let (shared, pods, stop) = (self.shared.clone(), self.pods.clone(), stop.clone());
             client::spawn(crate::pressure::run(shared, pods, evictions, stop))
         };
+        let collecting = client::spawn(image_gc::run(self.shared.clone(), stop.clone()));
         Crew::new(&self).run(stop, evicted).await;
+        if let Err(error) = collecting.await {
+            tracing::error!(%error, "the task that removes unused images failed");
+        }
         if let Err(error) = guarding.await {
             tracing::error!(%error, "the task that watches the node's resources failed");
         }

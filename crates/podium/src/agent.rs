@@ -42,6 +42,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// When the machine can't join or a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     host::check_node()?;
+    args.node.housekeeping.check()?;
     let name = args.node.node_name.clone().map_or_else(config::default_node_name, config::node_name)?;
     let paths = Paths::create(&args.data_dir)?;
     // One Podium at a time on a data directory, also against `podium down`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::housekeeping::HousekeepingArgs;
 use crate::{agent, backup, down, image, restore, token, up};
 
 /// Version of Podium and of the Kubernetes API that it serves.
@@ -117,6 +118,8 @@ pub(crate) struct NodeArgs {
     /// directory)
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) housekeeping: HousekeepingArgs,
 }
 
 #[derive(Args)]

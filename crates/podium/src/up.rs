@@ -34,6 +34,7 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
         Role::Server => None,
         Role::ServerAndNode(node) => {
             host::check_node()?;
+            node.housekeeping.check()?;
             let name = node.node_name.clone();
             Some((name.map_or_else(config::default_node_name, config::node_name)?, node))
         }

@@ -343,10 +343,9 @@ impl PodWorker {
         let events = &self.shared.events;
         match result {
             Ok(info) => {
+                let (took, size) = (crate::images::duration_text(took), info.size_bytes);
                 let text = format!(
-                    "Successfully pulled image {image:?} in {}. Image size: {} bytes.",
-                    crate::images::seconds_text(took),
-                    info.size_bytes
+                    "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {size} bytes."
                 );
                 events.container(&self.pod, container, client::EventType::Normal, "Pulled", &text);
                 self.memory.blocked.remove(container);
