@@ -1,6 +1,7 @@
 //! The node agent: registers the node, watches its pods and gives each a worker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::stream::{ByteStream, Connection, ExecOptions, ExecSession, LogOptions};
 use api::{ObjectKey, Status};
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admission::Book;
 use crate::config::NodeConfig;
 use crate::events::PodEvents;
+use crate::image_gc;
 use crate::logs::{self, format::Wanted, read::Follow};
 use crate::meter::NodeMeter;
 use crate::node_status::{self, machine};
@@ -47,6 +49,10 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         network: Arc<dyn PodNetwork>,
     ) -> Arc<NodeAgent> {
+        // What is not there cannot be measured.
+        if let Err(error) = std::fs::create_dir_all(&config.root_dir) {
+            tracing::warn!(folder = %config.root_dir.display(), %error, "cannot make the folder of pods");
+        }
         let found = machine(&config);
         let facts = NodeFacts {
             node_name: config.node_name.clone(),
@@ -92,8 +98,12 @@ impl NodeAgent {
         };
         let (steps, stepped) = mpsc::unbounded_channel();
         let watching = client::spawn(clock_steps(self.shared.clock.clone(), steps));
+        let collecting = client::spawn(image_gc::run(self.shared.clone(), stop.clone()));
         Crew::new(&self).run(stop, evicted, stepped).await;
         watching.abort();
+        if let Err(error) = collecting.await {
+            tracing::error!(%error, "the task that removes unused images failed");
+        }
         if let Err(error) = guarding.await {
             tracing::error!(%error, "the task that watches the node's resources failed");
         }

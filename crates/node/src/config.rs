@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::eviction::Threshold;
+use crate::eviction::Rules;
+use crate::image_gc::Policy;
 
 /// What the agent must be told; the rest it finds out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,12 @@ pub struct NodeConfig {
     pub pod_pids_limit: Option<i64>,
     /// How long the node's lease is good; it is renewed after a quarter of that.
     pub lease_duration: Duration,
-    /// Where the node begins to show pressure and to evict pods.
-    pub eviction: Vec<Threshold>,
+    /// When the node shows pressure and evicts pods.
+    pub eviction: Rules,
+    /// Where the runtime keeps images and what containers write.
+    pub image_dir: PathBuf,
+    /// When unused images go.
+    pub image_gc: Policy,
     /// Folder of the files of static pods, made if need be; `None` is no static pods.
     pub manifests: Option<PathBuf>,
     /// Name servers and search domains of the host.
@@ -40,6 +45,7 @@ impl NodeConfig {
     pub fn new(node_name: &str, root_dir: PathBuf, log_root: PathBuf, node_ip: IpAddr) -> Self {
         Self {
             node_name: node_name.into(),
+            image_dir: root_dir.clone(),
             root_dir,
             log_root,
             node_ip,
@@ -47,7 +53,8 @@ impl NodeConfig {
             cluster_domain: "cluster.local".into(),
             max_pods: 110,
             pod_cidr: None,
-            eviction: Threshold::usual(),
+            eviction: Rules::usual(),
+            image_gc: Policy::default(),
             labels: Vec::new(),
             pod_pids_limit: None,
             lease_duration: Duration::from_secs(40),

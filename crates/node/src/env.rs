@@ -1,6 +1,7 @@
 //! A container's environment.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use client::Kind;
 use k8s_openapi::api::core::v1 as core;
@@ -9,6 +10,11 @@ use serde::Deserialize;
 use crate::fields::{FieldContext, field, resource};
 use crate::observed::spec;
 use crate::references::Sources;
+use crate::volumes::volume_path;
+
+mod file;
+
+use file::EnvFileError;
 
 /// The part of a Service that environment variables need.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -88,6 +94,8 @@ pub struct EnvInputs<'a> {
     /// Services of the pod's namespace (unless links are off) and `default/kubernetes`, by name.
     pub services: &'a [(String, ServiceView)],
     pub fields: &'a FieldContext,
+    /// The pod's own folder, with its volumes.
+    pub pod_dir: &'a Path,
 }
 
 /// The variables in order of definition. Service variables come first and are overridden by the pod's own.
@@ -190,10 +198,28 @@ fn value_from(inputs: &EnvInputs<'_>, source: &core::EnvVarSource) -> Result<Opt
             None => Err(format!("couldn't find key {} in Secret {}", r.key, namespaced(inputs, &r.name))),
         };
     }
-    if source.file_key_ref.is_some() {
-        return Err("fileKeyRef is not supported".into());
+    if let Some(r) = &source.file_key_ref {
+        return file_key(inputs, r);
     }
     Ok(None)
+}
+
+/// A value from a file that another container has written (KEP-3721).
+fn file_key(inputs: &EnvInputs<'_>, r: &core::FileKeySelector) -> Result<Option<String>, String> {
+    let volumes = spec(inputs.pod).volumes.as_deref().unwrap_or_default();
+    let volume = volumes.iter().find(|volume| volume.name == r.volume_name);
+    let volume = volume
+        .ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", r.volume_name))?;
+    let optional = r.optional == Some(true);
+    match file::read(&volume_path(inputs.pod_dir, volume), &r.path) {
+        Ok(mut values) => match values.remove(&r.key) {
+            Some(value) => Ok(Some(value)),
+            None if optional => Ok(None),
+            None => Err(format!("environment variable key {:?} not found in file {:?}", r.key, r.path)),
+        },
+        Err(EnvFileError::Missing) if optional => Ok(None),
+        Err(error) => Err(format!("couldn't parse env file {:?}: {error}", r.path)),
+    }
 }
 
 /// Replaces `$(NAME)` of known names; `$$` is one `$`; unknown names stay as they are.

@@ -19,6 +19,19 @@ impl PodEvents {
         self.recorder.event(&reference(pod, None), kind, reason, message);
     }
 
+    /// About the node.
+    pub fn node(&self, name: &str, kind: EventType, reason: &str, message: &str) {
+        let about = core::ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(name.into()),
+            // As the events of node agents have it.
+            uid: Some(name.into()),
+            ..core::ObjectReference::default()
+        };
+        self.recorder.event(&about, kind, reason, message);
+    }
+
     /// About one of its containers.
     pub fn container(&self, pod: &core::Pod, name: &str, kind: EventType, reason: &str, message: &str) {
         self.recorder.event(&reference(pod, Some(name)), kind, reason, message);

@@ -40,9 +40,8 @@ pub fn pull_failed(reference: &str, error: &RuntimeError, failures: u32, now: Ti
 }
 
 /// Policy Never without the image.
-pub fn never_pull(reference: &str, failures: u32, now: Timestamp) -> Blocked {
-    let message = format!("Container image {reference:?} is not present with pull policy of Never");
-    blocked("ErrImageNeverPull", message, failures, now)
+pub fn never_pull(reference: &str) -> String {
+    format!("Container image {reference:?} is not present with pull policy of Never")
 }
 
 /// A container blocked after `failures` earlier ones.
@@ -62,14 +61,29 @@ pub fn progress_text(reference: &str, progress: &PullProgress) -> String {
     format!("Pulling image {reference:?}: {layers_done} of {layers} layers, {bytes_done} of {bytes} bytes")
 }
 
-/// `1.234s`, for the Pulled event.
-pub fn seconds_text(duration: Duration) -> String {
-    format!("{:.3}s", duration.as_secs_f64())
+/// `350ms`, `1.234s`, `1m2.5s`, for the Pulled event.
+pub fn duration_text(duration: Duration) -> String {
+    let (minutes, rest) = (duration.as_secs() / 60, duration.as_millis() % 60_000);
+    if minutes == 0 && rest < 1000 {
+        return format!("{rest}ms");
+    }
+    let seconds = format!("{}.{:03}", rest / 1000, rest % 1000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    if minutes == 0 { format!("{seconds}s") } else { format!("{minutes}m{seconds}s") }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ImageStep, image_step};
+    use std::time::Duration;
+
+    use super::{ImageStep, duration_text, image_step};
+
+    #[test]
+    fn durations() {
+        for (ms, want) in [(0, "0ms"), (350, "350ms"), (1234, "1.234s"), (2000, "2s"), (62_500, "1m2.5s")] {
+            assert_eq!(duration_text(Duration::from_millis(ms)), want);
+        }
+    }
 
     #[test]
     fn policies() {

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
+use crate::eviction::{Measure, Signal};
+use crate::ports::RuntimeHandler;
 use crate::worker::Shared;
 
 /// API version that the node speaks.
@@ -108,7 +110,7 @@ pub fn node_status(
             address("InternalIP", config.node_ip.to_string()),
             address("Hostname", config.node_name.clone()),
         ]),
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(allocatable(config, machine, &capacity)),
         capacity: Some(capacity),
         conditions: Some(conditions(pressures, old, now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
@@ -129,6 +131,25 @@ pub fn node_status(
         }),
         ..core::NodeStatus::default()
     }
+}
+
+/// What pods may take: nothing of what hard eviction thresholds keep free ("Node Allocatable").
+fn allocatable(
+    config: &NodeConfig,
+    machine: &Machine,
+    capacity: &BTreeMap<String, Quantity>,
+) -> BTreeMap<String, Quantity> {
+    let mut left = capacity.clone();
+    let kept = [
+        ("memory", Signal::Memory, machine.memory_bytes),
+        ("ephemeral-storage", Signal::Disk, machine.disk_bytes),
+    ];
+    for (name, signal, total) in kept {
+        let hard = config.eviction.thresholds.iter().find(|t| t.signal == signal && t.grace.is_none());
+        let amount = hard.map_or(0, |t| t.amount(Measure { available: total, total }));
+        left.insert(name.into(), Quantity(format!("{}Ki", total.saturating_sub(amount) / 1024)));
+    }
+    left
 }
 
 fn conditions(
@@ -216,6 +237,7 @@ async fn report(shared: &Shared, machine: &Machine) -> Result<(), Status> {
         size_bytes: i64::try_from(i.size_bytes).ok(),
     };
     status.images = Some(list.into_iter().take(50).map(image).collect());
+    status.runtime_handlers = Some(shared.runtime.handlers().into_iter().map(handler).collect());
     let ours: Vec<&str> = status.conditions.iter().flatten().map(|c| c.type_.as_str()).collect();
     let foreign: Vec<core::NodeCondition> = present
         .status
@@ -230,6 +252,17 @@ async fn report(shared: &Shared, machine: &Machine) -> Result<(), Status> {
     let options = RequestOptions::default();
     shared.client.patch(&nodes(), &key, Some("status"), PatchType::Merge, &patch, options).await?;
     Ok(())
+}
+
+/// As in `status.runtimeHandlers` (KEP-3857).
+fn handler(handler: RuntimeHandler) -> core::NodeRuntimeHandler {
+    core::NodeRuntimeHandler {
+        name: Some(handler.name),
+        features: Some(core::NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
+    }
 }
 
 /// Registers, then renews the lease and writes the status in their rhythm until `stop` turns true.

@@ -27,7 +27,7 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 /// A container that ran this long starts the back-off over.
 pub const BACK_OFF_RESET: Duration = Duration::from_secs(600);
 /// Dead attempts kept per container, for `logs --previous` and `lastState`.
-const KEEP_DEAD: usize = 2;
+const KEEP_DEAD: usize = 1;
 
 /// One step for the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -163,11 +163,11 @@ fn container_status(
     let over = is_terminating(pod, observed) || is_finished(pod, observed);
     let again = dead && !over && restarts(pod, container, kind, status.exit_code);
     let waiting = match status.state {
-        ContainerState::Created => {
-            Some(blocked.map_or_else(|| waiting("ContainerCreating", ""), |b| blocked_state(b, now)))
-        }
+        ContainerState::Created => Some(
+            blocked.map_or_else(|| waiting("ContainerCreating", ""), |b| blocked_state(container, b, now)),
+        ),
         ContainerState::Exited if again => match blocked {
-            Some(b) => Some(blocked_state(b, now)),
+            Some(b) => Some(blocked_state(container, b, now)),
             None => crash_loop(pod, container, status, now),
         },
         _ => None,
@@ -229,7 +229,7 @@ fn never_started(
         return forgotten(pod, container, observed, old, now);
     }
     let state = match observed.blocked.get(&container.name) {
-        Some(blocked) => blocked_state(blocked, now),
+        Some(blocked) => blocked_state(container, blocked, now),
         None if kind == ContainerKind::Main
             && !init_containers(pod).is_empty()
             && !initialized(pod, observed) =>
@@ -282,8 +282,10 @@ fn forgotten(
             status.state = Some(lost);
         } else {
             let blocked = observed.blocked.get(&container.name);
-            status.state =
-                Some(blocked.map_or_else(|| waiting("ContainerCreating", ""), |b| blocked_state(b, now)));
+            status.state = Some(
+                blocked
+                    .map_or_else(|| waiting("ContainerCreating", ""), |b| blocked_state(container, b, now)),
+            );
             status.last_state = Some(lost);
         }
     }
@@ -301,12 +303,11 @@ fn waiting(reason: &str, message: &str) -> core::ContainerState {
 }
 
 /// Waiting reasons of a blocked container; a failed pull turns into its back-off after a moment.
-fn blocked_state(blocked: &Blocked, now: Timestamp) -> core::ContainerState {
+fn blocked_state(container: &core::Container, blocked: &Blocked, now: Timestamp) -> core::ContainerState {
     if blocked.reason == "ErrImagePull" && elapsed(blocked.since, now) >= PULL_ERROR_SHOWN {
-        return waiting(
-            "ImagePullBackOff",
-            &format!("Back-off pulling image: ErrImagePull: {}", blocked.message),
-        );
+        let image = container.image.as_deref().unwrap_or_default();
+        let text = format!("Back-off pulling image {image:?}: ErrImagePull: {}", blocked.message);
+        return waiting("ImagePullBackOff", &text);
     }
     waiting(&blocked.reason, &blocked.message)
 }

@@ -43,6 +43,15 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
+/// A way of running pods that the runtime offers (RuntimeClass' `handler`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// "" is the one of pods that name none.
+    pub name: String,
+    pub user_namespaces: bool,
+    pub recursive_read_only_mounts: bool,
+}
+
 /// What a pod sandbox shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxConfig {
@@ -64,6 +73,8 @@ pub struct SandboxConfig {
     pub slice: String,
     /// Folder of the pod's container logs.
     pub log_dir: PathBuf,
+    /// Name of the runtime handler, or "".
+    pub runtime_handler: String,
 }
 
 /// A sandbox as the runtime sees it.
@@ -191,6 +202,8 @@ pub struct ContainerStatus {
     /// Absolute path of the log file.
     pub log_path: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// Folder of what it has written to its root; "" when it is nowhere on this machine.
+    pub layer: PathBuf,
     /// Limits as they are now; the default when they are not known.
     pub resources: Resources,
 }
@@ -285,6 +298,9 @@ pub struct PullProgress {
 
 /// A container runtime with the verbs and semantics of CRI v1.
 pub trait Runtime: Send + Sync + 'static {
+    /// The ways of running pods; a sandbox with another handler is refused.
+    fn handlers(&self) -> Vec<RuntimeHandler>;
+
     fn run_pod_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, RuntimeError>>;
 
     /// Kills whatever runs in the sandbox. Idempotent.

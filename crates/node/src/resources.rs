@@ -87,14 +87,29 @@ fn amounts(map: Option<&BTreeMap<String, Quantity>>) -> Amounts {
 /// What a pod takes of its node: containers and sidecars together, or the largest moment of its initialisation with the
 /// sidecars started so far (KEP-753); amounts of the pod as a whole win (KEP-2837); overhead comes on top.
 pub fn pod_requests(spec: &core::PodSpec) -> Amounts {
-    let add = |total: &mut Amounts, more: &Amounts| {
-        more.iter().for_each(|(name, amount)| *total.entry(name.clone()).or_default() += amount);
-    };
+    let mut total = together(spec, requests);
+    total.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
+    add(&mut total, &amounts(spec.overhead.as_ref()));
+    total
+}
+
+/// The most that containers may take together, of what any of them has a limit for.
+pub fn pod_limits(spec: &core::PodSpec) -> Amounts {
+    together(spec, limits)
+}
+
+fn add(total: &mut Amounts, more: &Amounts) {
+    more.iter().for_each(|(name, amount)| *total.entry(name.clone()).or_default() += amount);
+}
+
+type List = BTreeMap<String, Quantity>;
+
+fn together(spec: &core::PodSpec, of: fn(&core::Container) -> Option<&List>) -> Amounts {
     let mut total = Amounts::new();
-    spec.containers.iter().for_each(|c| add(&mut total, &amounts(requests(c))));
+    spec.containers.iter().for_each(|c| add(&mut total, &amounts(of(c))));
     let (mut sidecars, mut largest) = (Amounts::new(), Amounts::new());
     for container in spec.init_containers.iter().flatten() {
-        let own = amounts(requests(container));
+        let own = amounts(of(container));
         let mut moment = sidecars.clone();
         add(&mut moment, &own);
         if is_sidecar(container) {
@@ -110,9 +125,14 @@ pub fn pod_requests(spec: &core::PodSpec) -> Amounts {
         let sum = total.entry(name).or_default();
         *sum = amount.max(*sum);
     }
-    total.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
-    add(&mut total, &amounts(spec.overhead.as_ref()));
     total
+}
+
+/// Bytes as a quantity: `3Mi`, `1025`.
+pub fn binary(bytes: u64) -> String {
+    let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let power = if bytes == 0 { 0 } else { (bytes.trailing_zeros() / 10).min(6) };
+    format!("{}{}", bytes >> (10 * power), units[power as usize])
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, by the rules of the documentation page "Pod Quality of Service Classes".
@@ -200,6 +220,13 @@ pub fn pod_resources(spec: &core::PodSpec, pids_limit: Option<i64>) -> Resources
     let memory = whole(top, "memory").or_else(|| total(&|c| whole(limits(c), "memory").filter(|v| *v > 0)));
     let sum = || total(&|c| Some(cpu_milli(requests(c)).or(cpu_milli(limits(c))).unwrap_or(0)));
     let request = cpu_milli(bottom).or(cpu_milli(top)).or_else(sum).unwrap_or(0);
+    // What the sandbox itself takes comes on top (KEP-688).
+    let (extra_cpu, extra_memory) = (
+        cpu_milli(spec.overhead.as_ref()).unwrap_or(0),
+        whole(spec.overhead.as_ref(), "memory").unwrap_or(0),
+    );
+    let (request, cpu_limit) = (request + extra_cpu, cpu_limit.map(|limit| limit + extra_cpu));
+    let memory = memory.map(|limit| limit.saturating_add(extra_memory));
     Resources {
         cpu_shares: Some(cpu_shares(request)),
         cpu_quota_us: cpu_limit.map(cpu_quota),
@@ -258,5 +285,18 @@ mod tests {
             assert_eq!(found.cpu_quota_us, quota, "{resources}");
             assert_eq!(pod_resources(&spec, None).cpu_quota_us, quota, "{resources}");
         }
+    }
+
+    #[test]
+    fn overhead_is_the_pods_own() {
+        let mut pod = spec(json!({"limits": {"cpu": "1", "memory": "100Mi"}}));
+        pod.overhead = serde_json::from_value(json!({"cpu": "250m", "memory": "20Mi"})).unwrap();
+        let found = pod_resources(&pod, None);
+        assert_eq!((found.cpu_shares, found.cpu_quota_us), (Some(1280), Some(125_000)));
+        assert_eq!(found.memory_limit_bytes, Some(120 << 20));
+        assert_eq!(container_resources(&pod.containers[0], &pod, 1).memory_limit_bytes, Some(100 << 20));
+        pod.containers[0].resources = None;
+        let found = pod_resources(&pod, None);
+        assert_eq!((found.cpu_shares, found.memory_limit_bytes), (Some(256), None));
     }
 }

@@ -41,6 +41,7 @@ const PROXY: &str = "system:kube-proxy";
 /// When the machine can't join or a part can't start; each error is one line that says what to do.
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     host::check_node()?;
+    args.node.housekeeping.check()?;
     let paths = Paths::create(&args.data_dir)?;
     // One Podium at a time on a data directory, also against `podium down`.
     let _lock = match RealDisk::open(&paths.store()) {

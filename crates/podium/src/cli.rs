@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::housekeeping::HousekeepingArgs;
 use crate::logging::{self, LogArgs};
 use crate::{agent, backup, down, image, restore, token, up};
 
@@ -119,6 +120,8 @@ pub(crate) struct NodeArgs {
     /// directory)
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) housekeeping: HousekeepingArgs,
 }
 
 #[derive(Args)]

@@ -23,6 +23,7 @@ mod config;
 mod control_plane;
 mod down;
 mod host;
+mod housekeeping;
 mod image;
 mod logging;
 mod node_part;

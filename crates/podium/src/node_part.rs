@@ -78,6 +78,7 @@ impl NodePart {
         stop: watch::Receiver<bool>,
     ) -> Result<Self> {
         let NodeSetup { paths, clients, .. } = &setup;
+        let node_config = node_config(&setup)?;
         let engine =
             runtime::Engine::open(paths.engine()?).await.context("cannot start the container engine")?;
         let layout = toolbox::image_layout(&paths.engine()?.exe);
@@ -118,7 +119,7 @@ impl NodePart {
         progress.ready("network", &format!("pods {network}/{prefix}, services {}", config::SERVICE_CIDR));
 
         let agent = NodeAgent::new(
-            node_config(&setup),
+            node_config,
             clients.agent.clone(),
             Arc::new(Containers(engine, setup.paths.registries(), setup.paths.seccomp())),
             Arc::new(Network(pod_net)),
@@ -175,16 +176,19 @@ fn report_blocked(client: &Client, node: &str, blocked: &str) {
     recorder.event(&about, EventType::Warning, "PodTrafficBlocked", blocked);
 }
 
-fn node_config(setup: &NodeSetup<'_>) -> NodeConfig {
+fn node_config(setup: &NodeSetup<'_>) -> Result<NodeConfig> {
     let (network, prefix) = setup.pod_cidr;
-    NodeConfig {
+    Ok(NodeConfig {
+        eviction: setup.args.housekeeping.eviction()?,
+        image_gc: setup.args.housekeeping.image_gc()?,
+        image_dir: setup.paths.images(),
         cluster_dns: vec![config::DNS_SERVICE_IP.into()],
         cluster_domain: config::CLUSTER_DOMAIN.into(),
         pod_cidr: Some(format!("{network}/{prefix}")),
         lease_duration: Duration::from_secs(setup.args.node_lease_duration_seconds.into()),
         manifests: Some(setup.args.pod_manifest_path.clone().unwrap_or_else(|| setup.paths.manifests())),
         ..NodeConfig::new(setup.name, setup.paths.pods(), setup.paths.logs(), setup.ip)
-    }
+    })
 }
 
 fn routes_config(setup: &NodeSetup<'_>) -> net::routes::RoutesConfig {

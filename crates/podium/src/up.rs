@@ -39,6 +39,7 @@ pub(crate) fn run(args: &ServerArgs, role: Role) -> Result<()> {
         Role::Server => None,
         Role::ServerAndNode(node) => {
             host::check_node()?;
+            node.housekeeping.check()?;
             Some(node)
         }
     };

@@ -20,6 +20,8 @@ use crate::worker::{Origin, PodWorker, Wake};
 
 /// Pause before a pod whose worker panicked gets a new one.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
+/// Between looks for what could not be removed with its pod.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 struct Worker {
     wake: mpsc::UnboundedSender<Wake>,
@@ -57,6 +59,7 @@ impl<'a> Crew<'a> {
         let mut synced = Box::pin(self.agent.pods.synced());
         let mut is_synced = false;
         let mut swept = false;
+        let mut again = self.agent.shared.clock.sleep(SWEEP_EVERY);
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => break,
@@ -71,6 +74,10 @@ impl<'a> Crew<'a> {
                 Some(uid) = self.endings.recv() => self.worker_ended(&uid),
                 Some(pods) = manifests.recv() => self.take_manifests(pods),
                 () = &mut synced, if !is_synced => is_synced = true,
+                () = &mut again => {
+                    swept = false;
+                    again = self.agent.shared.clock.sleep(SWEEP_EVERY);
+                }
             }
             if is_synced && self.roster.is_some() && !swept {
                 swept = true;

@@ -587,8 +587,9 @@ async fn under_pressure_a_pod_is_evicted_and_new_ones_stay_away() {
     let runtime = FakeRuntime::new(Arc::new(SystemClock::default()));
     runtime.add_image("web:1");
     let dir = tempfile::tempdir().unwrap();
-    let pressed = crate::eviction::Threshold::parse("memory.available<100%").unwrap();
-    let config = NodeConfig { eviction: vec![pressed], ..config(&dir) };
+    let pressed = "memory.available<99.9%".parse::<crate::eviction::settings::Thresholds>().unwrap().0;
+    let eviction = crate::eviction::Rules { thresholds: pressed, ..crate::eviction::Rules::usual() };
+    let config = NodeConfig { eviction, ..config(&dir) };
     let (api, network) = (Arc::new(FakeApi::default()), Arc::default());
     let mut bound = pod("a", json!({}));
     // Running before: a new one would be turned away.
@@ -616,4 +617,27 @@ async fn under_pressure_a_pod_is_evicted_and_new_ones_stay_away() {
     world.api.put("pods", pod("b", json!({})));
     world.api.until("rejected", |api| status(api, "b")["phase"] == "Failed").await;
     assert_eq!(status(&world.api, "b")["reason"], "Evicted");
+}
+
+#[tokio::test]
+async fn a_runtime_class_names_a_way_of_running_that_the_node_must_have() {
+    let world = World::new();
+    let class = |handler: &str| json!({"metadata": {"name": "c"}, "handler": handler});
+    world.api.put("runtimeclasses", class("other"));
+    let mut pod = pod("a", json!({}));
+    pod["spec"]["runtimeClassName"] = "c".into();
+    world.api.put("pods", pod);
+    let refused = |api: &FakeApi| {
+        let why = "Failed to create pod sandbox: failed to get sandbox runtime: no runtime for \"other\" is configured";
+        api.list("events").iter().any(|e| e["reason"] == "FailedCreatePodSandBox" && e["message"] == why)
+    };
+    world.api.until("refused", refused).await;
+    let waiting =
+        |api: &FakeApi| status(api, "a")["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    world.api.until("shown", |api| waiting(api) == "ContainerCreating").await;
+    world.api.put("runtimeclasses", class("podium"));
+    world.running("a").await;
+    let handlers =
+        |api: &FakeApi| api.get("nodes", "", "n1").unwrap_or_default()["status"]["runtimeHandlers"].clone();
+    world.api.until("the node says so", |api| handlers(api)[1]["name"] == "podium").await;
 }

@@ -54,7 +54,9 @@ fn env(container: serde_json::Value) -> Result<Vec<(String, String)>, String> {
         ..FieldContext::default()
     };
     let container = &pod.spec.as_ref().unwrap().containers[0];
-    environment(&EnvInputs { pod: &pod, container, sources: &sources, services: &services, fields: &fields })
+    let pod_dir = std::path::Path::new("/nowhere");
+    let (sources, services, fields) = (&sources, &services, &fields);
+    environment(&EnvInputs { pod: &pod, container, sources, services, fields, pod_dir })
 }
 
 #[test]

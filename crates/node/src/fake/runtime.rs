@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ports::{
     ContainerConfig, ContainerState, ContainerStatus, ContainerUsage, Credential, ExecResult, ImageInfo,
-    PullProgress, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
-    SandboxStatus, Usage,
+    PullProgress, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, RuntimeHandler,
+    SandboxConfig, SandboxStatus, Usage,
 };
 
 #[derive(Default)]
@@ -150,6 +150,10 @@ fn done<'a, T: Send + 'a>(result: Result<T, RuntimeError>) -> Answer<'a, T> {
 }
 
 impl Runtime for FakeRuntime {
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        ["", "podium"].map(|name| RuntimeHandler { name: name.into(), ..RuntimeHandler::default() }).into()
+    }
+
     fn run_pod_sandbox(&self, config: SandboxConfig) -> Answer<'_, SandboxStatus> {
         let created_at_nanos = self.now_nanos();
         let mut state = self.state();

@@ -354,9 +354,10 @@ fn blocked_containers_wait_and_dead_attempts_are_collected() {
     check(
         old,
         expect![[r#"
-        remove main-6
-        remove main-5
-    "#]],
+            remove main-7
+            remove main-6
+            remove main-5
+        "#]],
     );
 }
 

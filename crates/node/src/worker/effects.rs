@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::{ObjectKey, RequestOptions};
 use client::EventType;
+use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::{Flow, PodWorker, Wake, key_of, pods};
 use crate::hooks;
@@ -109,7 +110,10 @@ impl PodWorker {
             let why = "user namespaces (hostUsers: false) are not supported by the node";
             return self.sandbox_failed(&RuntimeError::Invalid(why.into()));
         }
-        let config = self.sandbox_config(attempt);
+        let config = match self.runtime_handler().await {
+            Ok(runtime_handler) => SandboxConfig { runtime_handler, ..self.sandbox_config(attempt) },
+            Err(why) => return self.sandbox_failed(&RuntimeError::Other(why)),
+        };
         if let Err(error) = std::fs::create_dir_all(&config.log_dir) {
             return self
                 .sandbox_failed(&RuntimeError::Other(format!("{}: {error}", config.log_dir.display())));
@@ -124,6 +128,22 @@ impl PodWorker {
             }
             Err(error) => self.sandbox_failed(&error),
         }
+    }
+
+    /// The handler of the pod's RuntimeClass (Kubernetes, "Runtime Class"); "" without one.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let name = spec(&self.pod).runtime_class_name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            return Ok(String::new());
+        }
+        let class = self.shared.client.get::<RuntimeClass>(&ObjectKey::new("", name)).await;
+        let class = class.map_err(|error| format!("failed to look up RuntimeClass {name:?}: {error}"))?;
+        let known = self.shared.runtime.handlers().iter().any(|handler| handler.name == class.handler);
+        let unknown = || {
+            let handler = &class.handler;
+            format!("failed to get sandbox runtime: no runtime for {handler:?} is configured")
+        };
+        if known { Ok(class.handler) } else { Err(unknown()) }
     }
 
     /// Gives the sandbox its addresses and writes the files that name them.
@@ -182,6 +202,7 @@ impl PodWorker {
                 class => class.to_lowercase(),
             },
             log_dir: self.log_dir(),
+            runtime_handler: String::new(),
         }
     }
 

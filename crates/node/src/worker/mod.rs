@@ -356,10 +356,9 @@ impl PodWorker {
                 self.shared.meter.pulled(info.size_bytes, took);
                 tracing::info!(image, bytes = info.size_bytes, ?took, "image pulled");
                 self.memory.pulls += took;
+                let (took, size) = (crate::images::duration_text(took), info.size_bytes);
                 let text = format!(
-                    "Successfully pulled image {image:?} in {}. Image size: {} bytes.",
-                    crate::images::seconds_text(took),
-                    info.size_bytes
+                    "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {size} bytes."
                 );
                 events.container(&self.pod, container, client::EventType::Normal, "Pulled", &text);
                 self.memory.blocked.remove(container);

@@ -146,14 +146,9 @@ impl PodWorker {
             }
             let image = find_container(&self.pod, &name).and_then(|(_, c)| c.image).unwrap_or_default();
             let text = format!("Back-off pulling image {image:?}");
-            self.shared.events.container(&self.pod, &name, EventType::Normal, "BackOff", &text);
-            self.shared.events.container(
-                &self.pod,
-                &name,
-                EventType::Warning,
-                "Failed",
-                "Error: ImagePullBackOff",
-            );
+            let events = &self.shared.events;
+            events.container(&self.pod, &name, EventType::Normal, "BackOff", &text);
+            events.container(&self.pod, &name, EventType::Warning, "Failed", "Error: ImagePullBackOff");
         }
     }
 

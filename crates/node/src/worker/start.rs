@@ -136,12 +136,11 @@ impl PodWorker {
             Ok(found) => found,
             Err(RuntimeError::Invalid(text)) => {
                 let text = format!("Failed to apply default image tag {reference:?}: {text}");
-                self.block(name, "InvalidImageName", &text);
-                return None;
+                return self.no_image(name, "InspectFailed", "InvalidImageName", text);
             }
             Err(error) => {
-                self.block(name, "ImageInspectError", &error.to_string());
-                return None;
+                let text = format!("Failed to inspect image {reference:?}: {error}");
+                return self.no_image(name, "InspectFailed", "ImageInspectError", text);
             }
         };
         match image_step(reference, policy, found.is_some()) {
@@ -151,11 +150,8 @@ impl PodWorker {
                 found
             }
             ImageStep::Refuse => {
-                let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
-                let state = never_pull(reference, failures, self.shared.clock.now());
-                self.tell(name, EventType::Warning, &state.reason, &state.message);
-                self.memory.blocked.insert(name.to_owned(), state);
-                None
+                let reason = "ErrImageNeverPull";
+                self.no_image(name, reason, reason, never_pull(reference))
             }
             ImageStep::Pull => {
                 let credentials = self.pull_credentials(name, reference).await;
@@ -163,6 +159,16 @@ impl PodWorker {
                 None
             }
         }
+    }
+
+    /// The container waits for an image that cannot be had.
+    fn no_image(&mut self, name: &str, event: &str, reason: &str, text: String) -> Option<ImageInfo> {
+        self.tell(name, EventType::Warning, event, &text);
+        self.tell(name, EventType::Warning, "Failed", &format!("Error: {reason}"));
+        let failures = self.memory.blocked.get(name).map_or(0, |b| b.failures);
+        let state = blocked(reason, text, failures, self.shared.clock.now());
+        self.memory.blocked.insert(name.to_owned(), state);
+        None
     }
 
     /// Ids of the images that the container mounts, by volume, once all of them are there.
@@ -272,10 +278,16 @@ impl PodWorker {
         };
         let services = services_for(&self.pod, in_namespace);
         let fields = self.field_context();
-        let inputs =
-            EnvInputs { pod: &self.pod, container, sources: &sources, services: &services, fields: &fields };
-        let env = environment(&inputs)?;
         let dir = self.dir();
+        let inputs = EnvInputs {
+            pod: &self.pod,
+            container,
+            sources: &sources,
+            services: &services,
+            fields: &fields,
+            pod_dir: &dir,
+        };
+        let env = environment(&inputs)?;
         self.write_pod_files().map_err(|e| e.to_string())?;
         write_container_files(&dir, &container.name, attempt).map_err(|e| e.to_string())?;
         container_config(ConfigInputs {

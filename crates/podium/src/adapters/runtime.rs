@@ -19,7 +19,20 @@ pub(crate) struct Containers(pub(crate) Arc<Engine>, pub(crate) RegistriesFile, 
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, ports::RuntimeError>>;
 
+/// Names of the embedded runtime: that of pods without a RuntimeClass, its own, and the one that most classes name.
+const HANDLERS: [&str; 3] = ["", "podium", "runc"];
+
 impl ports::Runtime for Containers {
+    fn handlers(&self) -> Vec<ports::RuntimeHandler> {
+        // Whatever is mounted for reading is so with all that is mounted below it.
+        let handler = |name: &str| ports::RuntimeHandler {
+            name: name.to_owned(),
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        };
+        HANDLERS.map(handler).into()
+    }
+
     fn run_pod_sandbox(&self, config: ports::SandboxConfig) -> Answer<'_, ports::SandboxStatus> {
         Box::pin(
             async move { self.0.run_sandbox(sandbox_spec(config)).await.map(sandbox_status).map_err(error) },
@@ -86,7 +99,11 @@ impl ports::Runtime for Containers {
     }
 
     fn list_containers(&self) -> Answer<'_, Vec<ports::ContainerStatus>> {
-        Box::pin(async move { Ok(self.0.list_containers().into_iter().map(container_status).collect()) })
+        let status = |c: runtime::ContainerStatus| {
+            let layer = self.0.writable_layer(&c.id);
+            ports::ContainerStatus { layer, ..container_status(c) }
+        };
+        Box::pin(async move { Ok(self.0.list_containers().into_iter().map(status).collect()) })
     }
 
     fn exec_sync<'a>(
@@ -356,6 +373,7 @@ fn container_status(c: runtime::ContainerStatus) -> ports::ContainerStatus {
         message: c.message,
         log_path: c.log_path,
         labels: c.labels,
+        layer: PathBuf::new(),
         resources: limits(c.resources),
     }
 }

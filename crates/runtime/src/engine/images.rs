@@ -21,7 +21,7 @@ impl Engine {
     }
 
     /// Fetches an image from its registry or a mirror; parts that are here already are not fetched again. An image that
-    /// was imported by hand under the same name is taken as it is.
+    /// was imported by hand under the same name is taken where no endpoint serves it.
     ///
     /// # Errors
     /// `NotFound` where no endpoint has it, `Invalid` for a name or an image that can't be right, `Other` for what may

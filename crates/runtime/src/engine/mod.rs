@@ -168,6 +168,11 @@ impl Engine {
         }
     }
 
+    /// Folder of what a container has written to its root file system.
+    pub fn writable_layer(&self, id: &str) -> PathBuf {
+        self.config.containers().join(id).join("upper")
+    }
+
     /// Containers of all sandboxes, ended ones too until they are removed.
     pub fn list_containers(&self) -> Vec<ContainerStatus> {
         self.state().containers.values().map(|record| record.status.clone()).collect()

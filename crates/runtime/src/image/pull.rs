@@ -18,6 +18,7 @@ use ring::digest::{SHA256, digest};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::ingest::{Ingest, digest_of};
 use super::manifest::{ConfigFile, Descriptor, Index, MAX_DOCUMENT_BYTES, Manifest};
@@ -33,6 +34,8 @@ const PARALLEL_LAYERS: usize = 3;
 /// Broken transfers of one blob in a row that bring nothing new.
 const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How long all endpoints together may take to say that they have an image which is here by import.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What to pull, and as whom.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +69,8 @@ struct Session {
 }
 
 impl ImageStore {
-    /// Pulls an image unless it was imported by hand under this very name: what somebody brought here is meant.
+    /// Pulls an image. One that was imported by hand under this very name is taken where no endpoint serves the name: on a
+    /// machine without a registry what somebody brought there is meant.
     pub(crate) async fn pull(
         self: Arc<Self>,
         ingest: Arc<Ingest>,
@@ -74,15 +78,17 @@ impl ImageStore {
         progress: watch::Sender<PullProgress>,
     ) -> Result<ImageInfo, RuntimeError> {
         let name = reference::normalise(&spec.reference)?;
-        if let Some(found) = self.imported(&name)? {
-            return Ok(found);
-        }
+        let imported = self.imported(&name)?;
         let (registry, path) = name.split_once('/').unwrap_or_default();
         if registry == "podium.local" {
-            return Err(RuntimeError::NotFound(format!("image {name}: podium.local is no registry")));
+            let missing = || RuntimeError::NotFound(format!("image {name}: podium.local is no registry"));
+            return imported.ok_or_else(missing);
         }
+        let until = imported.as_ref().map(|_| Instant::now() + ASK_LIMIT);
         let repository = reference::repository(path);
         let mut last = RuntimeError::NotFound(format!("image {name}: no endpoint"));
+        // Somebody has it, who did not get it over.
+        let mut served = false;
         for endpoint in spec.registries.endpoints(registry)? {
             for credential in identities(&endpoint, &spec.credentials) {
                 let session = Session {
@@ -94,16 +100,25 @@ impl ImageStore {
                     slots: Semaphore::new(PARALLEL_LAYERS),
                     progress: progress.clone(),
                 };
+                if let Some(until) = until
+                    && !session.serves(until).await
+                {
+                    continue;
+                }
                 match session.fetch(&self, &name, &format!("{registry}/{repository}")).await {
                     Ok(info) => return Ok(info),
                     Err(error) => {
                         tracing::warn!(image = %name, endpoint = %endpoint.host, %error, "cannot pull");
                         last = error;
+                        served = true;
                     }
                 }
             }
         }
-        Err(last)
+        if !served && imported.is_some() {
+            tracing::info!(image = %name, "no registry serves the image: the imported one is used");
+        }
+        imported.filter(|_| !served).ok_or(last)
     }
 
     fn imported(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
@@ -136,6 +151,12 @@ impl ImageStore {
 }
 
 impl Session {
+    /// Whether the endpoint has the image for us, and says so in time.
+    async fn serves(&self, until: Instant) -> bool {
+        let asked = tokio::time::timeout_at(until, self.manifest(&self.version)).await;
+        asked.is_ok_and(|answer| answer.is_ok())
+    }
+
     async fn fetch(
         self,
         store: &Arc<ImageStore>,

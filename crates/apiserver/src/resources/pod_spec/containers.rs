@@ -159,8 +159,7 @@ fn env_source(variable: &At<'_>, source: &At<'_>, e: &mut Errors) {
     let kinds = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let set = kinds.iter().filter(|k| source.field(k).is_set()).count();
     if set == 0 {
-        let detail =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         e.push(FieldError::invalid(&source.path, "", detail));
     } else if set > 1 {
         e.push(FieldError::invalid(&source.path, "", "may not have more than one field specified at a time"));
@@ -179,6 +178,17 @@ fn env_source(variable: &At<'_>, source: &At<'_>, e: &mut Errors) {
         if at.is_set() {
             at.field("name").required(e);
             at.field("key").required_text(e, names::config_key);
+        }
+    }
+    let file = source.field("fileKeyRef");
+    if file.is_set() {
+        file.field("volumeName").required(e);
+        file.field("path").required(e);
+        file.field("key").required(e);
+        let path = file.field("path").str();
+        if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            let detail = "must be a relative path and must not contain '..'";
+            e.push(FieldError::invalid(&file.field("path").path, path, detail));
         }
     }
 }

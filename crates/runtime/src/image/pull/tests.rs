@@ -1,211 +1,11 @@
 //! Pulls from a registry on loopback that checks who asks, breaks transfers, and can lie.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper_util::rt::TokioIo;
-use serde_json::json;
-
 use super::*;
 use crate::image::registries::{HostConfig, Mirror, TlsConfig};
 
-type Body = BoxBody<Bytes, std::io::Error>;
+mod registry;
 
-#[derive(Default)]
-struct State {
-    /// By digest.
-    blobs: BTreeMap<String, Vec<u8>>,
-    /// By tag or digest: media type and content.
-    manifests: BTreeMap<String, (String, Vec<u8>)>,
-    /// Who may come, by basic authentication at the token service; nobody: all.
-    user: Option<(String, String)>,
-    /// Bytes after which the next transfers of blobs break off.
-    breaks: Vec<usize>,
-    /// Paths of blobs and their ranges, in the order of the requests.
-    asked: Vec<String>,
-    /// Where blobs are had instead.
-    elsewhere: Option<SocketAddr>,
-    /// Whether somebody who asked for a blob said who it is.
-    told: bool,
-}
-
-struct Registry {
-    address: SocketAddr,
-    state: Arc<Mutex<State>>,
-}
-
-impl Registry {
-    async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let registry = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
-        let (state, address) = (Arc::clone(&registry.state), registry.address);
-        tokio::spawn(async move {
-            loop {
-                let Ok((socket, _)) = listener.accept().await else { return };
-                let (state, tls) = (Arc::clone(&state), tls.clone());
-                tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request| {
-                        let answer = answer(&state, address, &request);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let server = hyper::server::conn::http1::Builder::new();
-                    // a broken transfer is an error here too
-                    let _ended = match tls {
-                        None => server.serve_connection(TokioIo::new(socket), service).await,
-                        Some(tls) => match tokio_rustls::TlsAcceptor::from(tls).accept(socket).await {
-                            Ok(socket) => server.serve_connection(TokioIo::new(socket), service).await,
-                            Err(_) => return,
-                        },
-                    };
-                });
-            }
-        });
-        registry
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Serves an image under a tag, alone or below an index; returns the digest of what the tag names.
-    fn add(&self, tag: &str, layers: &[(Vec<u8>, Vec<u8>)], in_index: bool) -> String {
-        let mut state = self.state();
-        let diff_ids: Vec<String> = layers.iter().map(|(plain, _)| sha256(plain)).collect();
-        let config = json!({"config": {"Cmd": ["/a"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-        let config = config.to_string().into_bytes();
-        let mut describe = |bytes: &[u8]| {
-            state.blobs.insert(sha256(bytes), bytes.to_vec());
-            json!({"mediaType": "any", "digest": sha256(bytes), "size": bytes.len()})
-        };
-        let layers: Vec<_> = layers.iter().map(|(_, packed)| describe(packed)).collect();
-        let manifest = json!({"schemaVersion": 2, "config": describe(&config), "layers": layers});
-        let mut top = (media_type(1), manifest.to_string().into_bytes());
-        if in_index {
-            let digest = sha256(&top.1);
-            state.manifests.insert(digest.clone(), top);
-            let index = json!({"schemaVersion": 2, "mediaType": media_type(0), "manifests": [
-                {"digest": format!("sha256:{}", "0".repeat(64)), "platform": {"os": "other", "architecture": "no"}},
-                {"digest": digest, "platform": {"os": "linux", "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }}},
-            ]});
-            top = (media_type(0), index.to_string().into_bytes());
-        }
-        let digest = sha256(&top.1);
-        state.manifests.insert(digest.clone(), top.clone());
-        state.manifests.insert(tag.to_owned(), top);
-        digest
-    }
-}
-
-fn media_type(number: usize) -> String {
-    MANIFEST_TYPES.split(", ").nth(number).unwrap().to_owned()
-}
-
-fn full(bytes: Vec<u8>) -> Body {
-    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
-}
-
-/// These bytes, then the connection breaks. The pause lets them leave: an error overtakes what is still buffered.
-fn broken(bytes: Vec<u8>) -> Body {
-    let first = futures_util::stream::iter([Ok(http_body::Frame::data(Bytes::from(bytes)))]);
-    let end = futures_util::stream::once(async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Err(std::io::Error::other("broken"))
-    });
-    BodyExt::boxed(http_body_util::StreamBody::new(Box::pin(first.chain(end))))
-}
-
-fn answer(
-    state: &Mutex<State>,
-    address: SocketAddr,
-    request: &Request<hyper::body::Incoming>,
-) -> Response<Body> {
-    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    let header = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let status = |status: StatusCode| {
-        let mut response = Response::new(full(Vec::new()));
-        *response.status_mut() = status;
-        response
-    };
-    let path = request.uri().path();
-    let authorization = header(header::AUTHORIZATION).unwrap_or_default();
-    if let Some((name, password)) = &state.user {
-        if path == "/token" {
-            let wanted = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
-            let scope = request.uri().query().unwrap_or_default();
-            return match authorization == wanted && scope.contains("pull") {
-                true => Response::new(full(json!({"token": "t0"}).to_string().into_bytes())),
-                false => status(StatusCode::UNAUTHORIZED),
-            };
-        }
-        if authorization != "Bearer t0" {
-            let mut response = status(StatusCode::UNAUTHORIZED);
-            let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"test\"");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::try_from(challenge).unwrap());
-            return response;
-        }
-    }
-    if path == "/v2/" {
-        return status(StatusCode::OK);
-    }
-    let last = path.rsplit('/').next().unwrap_or_default().to_owned();
-    if path.contains("/manifests/") {
-        let Some((kind, bytes)) = state.manifests.get(&last) else { return status(StatusCode::NOT_FOUND) };
-        let mut response = Response::new(full(bytes.clone()));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::try_from(kind).unwrap());
-        return response;
-    }
-    let range = header(header::RANGE).unwrap_or_default().to_owned();
-    let found = state.blobs.get(&last).cloned();
-    if found.is_none() && state.elsewhere.is_none() {
-        return status(StatusCode::NOT_FOUND);
-    }
-    let bytes = found.unwrap_or_default();
-    if let Some(address) = state.elsewhere {
-        let mut response = status(StatusCode::TEMPORARY_REDIRECT);
-        let location = format!("http://{address}{path}");
-        response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(location).unwrap());
-        return response;
-    }
-    state.told |= !authorization.is_empty();
-    state.asked.push(format!("{} {range}", &last[7..13]));
-    let from: usize =
-        range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')).map_or(0, |n| n.parse().unwrap());
-    let rest = bytes[from..].to_vec();
-    let length = rest.len();
-    let body = match (bytes.len() > 1000).then(|| state.breaks.pop()).flatten() {
-        Some(after) => broken(rest[..after].to_vec()),
-        None => full(rest),
-    };
-    let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-    if from > 0 {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    response
-}
-
-/// A layer's plain tar with one file, and its packed form.
-fn layer(name: &str, content: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(content.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, name, content).unwrap();
-    let plain = archive.into_inner().unwrap();
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-    std::io::Write::write_all(&mut gzip, &plain).unwrap();
-    (plain, gzip.finish().unwrap())
-}
+use registry::{Registry, layer};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -413,14 +213,23 @@ async fn a_private_authority_is_trusted_where_it_is_named() {
 }
 
 #[tokio::test]
-async fn what_was_imported_by_hand_is_taken_as_it_is() {
+async fn an_import_gives_way_to_a_registry_that_serves_its_name() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
+    let (registry, place) = (Registry::start(None).await, Place::new());
+    let spec = spec(&registry, "app:1");
     let archive = place._dir.path().join("a.tar");
     std::fs::write(&archive, crate::image::tests::docker_archive(false)).unwrap();
     let imported = place.store.import(&archive).unwrap().pop().unwrap();
-    let spec = PullSpec { reference: "app:1".into(), ..PullSpec::default() };
-    assert_eq!(place.pull(spec).await.unwrap().id, imported.id);
+    place.store.add(&place.store.load(&imported.id).unwrap(), std::slice::from_ref(&spec.reference)).unwrap();
+    assert_eq!(place.pull(spec.clone()).await.unwrap().id, imported.id, "nobody serves it");
+    registry.add("1", &[layer("a", b"a")], false);
+    registry.state().user = Some(("me".into(), "secret".into()));
+    assert_eq!(place.pull(spec.clone()).await.unwrap().id, imported.id, "nobody serves it to us");
+    registry.state().user = None;
+    let pulled = place.pull(spec.clone()).await.unwrap();
+    assert_ne!(pulled.id, imported.id);
+    registry.state().manifests.clear();
+    assert!(place.pull(spec).await.is_err(), "what came from a registry is asked for there");
 }
