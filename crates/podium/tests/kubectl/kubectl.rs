@@ -32,6 +32,11 @@ impl Kubectl {
         Self { kubeconfig: kubeconfig.to_owned(), namespace: namespace.to_owned() }
     }
 
+    /// Where Podium keeps its data.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.kubeconfig.parent().unwrap()
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }

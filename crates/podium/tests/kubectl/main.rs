@@ -8,7 +8,11 @@
 #[path = "../e2e/host.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end test")]
 mod host;
+mod images;
 mod kubectl;
+#[path = "../../../runtime/src/image/pull/tests/registry.rs"]
+#[allow(dead_code, reason = "shared with the tests of pulls")]
+mod registry;
 mod streams;
 mod workloads;
 
@@ -95,11 +99,12 @@ fn inside() {
 
 fn tour(data: &Path) {
     let k = |namespace: &str| Kubectl::new(&data.join("admin.kubeconfig"), namespace);
-    let tracks: [(&str, fn(&Kubectl)); 4] = [
+    let tracks: [(&str, fn(&Kubectl)); 5] = [
         ("streams", streams::exec_copy_forward),
         ("logs", streams::logs_and_attach),
         ("deployments", workloads::deployments),
         ("objects", workloads::objects),
+        ("images", images::pulls),
     ];
     std::thread::scope(|scope| {
         for (name, track) in tracks {
