@@ -537,6 +537,8 @@ async fn a_runtime_class_names_a_way_of_running_that_the_node_must_have() {
     let handlers =
         |api: &FakeApi| api.get("nodes", "", "n1").unwrap_or_default()["status"]["runtimeHandlers"].clone();
     world.api.until("the node says so", |api| handlers(api)[1]["name"] == "podium").await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert_eq!(node["status"]["features"]["supplementalGroupsPolicy"], true);
 }
 
 #[tokio::test]
