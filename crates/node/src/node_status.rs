@@ -113,6 +113,8 @@ pub fn node_status(
         allocatable: Some(allocatable(config, machine, &capacity)),
         capacity: Some(capacity),
         conditions: Some(conditions(pressures, old, now)),
+        // KEP-3619: containers get exactly the groups that a pod asks for.
+        features: Some(core::NodeFeatures { supplemental_groups_policy: Some(true) }),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
             kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(SERVER_PORT) }),
         }),

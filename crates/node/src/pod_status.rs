@@ -198,7 +198,19 @@ fn container_status(
         last_state: Some(last_state.unwrap_or_default()),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         resources: Some(given(pod, container, status, old)),
+        volume_mounts: none_if_empty(container.volume_mounts.iter().flatten().map(mounted).collect()),
         ..core::ContainerStatus::default()
+    }
+}
+
+/// How a volume is mounted: what is mounted for reading is so with all that is mounted below it (KEP-3857).
+fn mounted(mount: &core::VolumeMount) -> core::VolumeMountStatus {
+    core::VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: (mount.read_only == Some(true)).then(|| "Enabled".into()),
+        ..core::VolumeMountStatus::default()
     }
 }
 

@@ -640,4 +640,25 @@ async fn a_runtime_class_names_a_way_of_running_that_the_node_must_have() {
     let handlers =
         |api: &FakeApi| api.get("nodes", "", "n1").unwrap_or_default()["status"]["runtimeHandlers"].clone();
     world.api.until("the node says so", |api| handlers(api)[1]["name"] == "podium").await;
+    let node = world.api.get("nodes", "", "n1").unwrap();
+    assert_eq!(node["status"]["features"]["supplementalGroupsPolicy"], true);
+}
+
+#[tokio::test]
+async fn unused_images_go_when_the_disk_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = FakeRuntime::new(Arc::new(SystemClock::default()));
+    runtime.add_fetched_image("old:1");
+    runtime.add_image("imported:1");
+    // Any use of the disk is too much, and all of it is to be freed.
+    let image_gc = crate::image_gc::Policy { high: 0, low: 0, ..crate::image_gc::Policy::default() };
+    let config = NodeConfig { image_gc, ..config(&dir) };
+    let world = World::with_config(config, Arc::default(), runtime, Arc::default(), dir);
+    let told = |api: &FakeApi| {
+        let failed =
+            |e: &Value| e["reason"] == "FreeDiskSpaceFailed" && e["involvedObject"]["kind"] == "Node";
+        api.list("events").iter().any(failed)
+    };
+    world.api.until("the node says that it was not enough", told).await;
+    assert_eq!(world.runtime.images(), ["imported:1"]);
 }

@@ -58,12 +58,24 @@ impl FakeRuntime {
         self.state().present.insert(reference.to_owned(), image(reference));
     }
 
-    /// An image that can be pulled.
+    /// One that came from a registry.
+    pub fn add_fetched_image(&self, reference: &str) {
+        let digests = vec![format!("{reference}@sha256:0")];
+        let fetched = ImageInfo { repo_digests: digests, ..image(reference) };
+        self.state().present.insert(reference.to_owned(), fetched);
+    }
+
+    /// References of the images that are there.
+    pub fn images(&self) -> Vec<String> {
+        self.state().present.keys().cloned().collect()
+    }
+
     /// User names that pulls came with.
     pub fn pulled_as(&self) -> Vec<String> {
         self.state().pulled_as.clone()
     }
 
+    /// An image that can be pulled.
     pub fn add_remote_image(&self, reference: &str) {
         self.state().remote.insert(reference.to_owned(), image(reference));
     }
@@ -359,7 +371,7 @@ impl Runtime for FakeRuntime {
     }
 
     fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
-        self.state().present.remove(reference);
+        self.state().present.retain(|name, image| name != reference && image.id != reference);
         done(Ok(()))
     }
 }

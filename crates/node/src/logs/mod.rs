@@ -21,6 +21,26 @@ pub fn log_dir(root: &Path, pod: &core::Pod) -> PathBuf {
     root.join(format!("{}_{}_{}", text(&meta.namespace), text(&meta.name), text(&meta.uid)))
 }
 
+/// Removes a log with its rotated files: `0.log`, `0.log.1` and so on.
+///
+/// # Errors
+/// The file system's, but for files that are not there.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let own = |other: &std::ffi::OsStr| {
+        let rest = other.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries.filter_map(Result::ok).filter(|entry| own(&entry.file_name())) {
+        std::fs::remove_file(entry.path())?;
+    }
+    Ok(())
+}
+
 /// The container that a request means.
 ///
 /// # Errors

@@ -170,3 +170,16 @@ fn attempts_are_picked_or_refused() {
     let dead = [container("a").exited(1, 9, 8)];
     assert_eq!(pick_attempt(&waiting, "a", &dead, &previous).unwrap().attempt, 0);
 }
+
+#[test]
+fn a_log_goes_with_its_rotated_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["1.log", "1.log.1", "11.log", "2.log"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    super::remove(&dir.path().join("1.log")).unwrap();
+    super::remove(&dir.path().join("gone/1.log")).unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["11.log", "2.log"]);
+}

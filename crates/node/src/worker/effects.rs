@@ -274,6 +274,10 @@ impl PodWorker {
     pub(super) async fn remove_container(&mut self, id: &str) -> Flow {
         let result = self.shared.runtime.remove_container(id).await;
         self.memory.termination_messages.remove(id);
+        let removed = self.record.containers.iter().find(|container| container.id == id);
+        if let Some(error) = removed.and_then(|container| crate::logs::remove(&container.log_path).err()) {
+            tracing::warn!(container = %id, %error, "cannot remove the container's log");
+        }
         self.gone_or_retry(result, "cannot remove the container")
     }
 

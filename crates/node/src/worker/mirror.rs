@@ -21,16 +21,12 @@ pub(super) struct Mirror {
 impl PodWorker {
     /// Takes what the cache has, which may lag behind our own writes.
     pub(super) fn take_mirror(&mut self, pod: core::Pod) {
-        let Some(mirror) = &mut self.mirror else { return };
+        let Some(mirror) = &self.mirror else { return };
         let newer = mirror.found.as_ref().is_none_or(|known| revision(&pod) >= revision(known));
         if !newer {
             return;
         }
-        if !mirror.shown && mirrored(&pod) == Some(&self.uid) && pod.status.is_some() {
-            // An earlier agent reported it: times and restarts go on from there.
-            self.pod.status.clone_from(&pod.status);
-        }
-        mirror.found = Some(pod);
+        self.found(Some(pod));
     }
 
     pub(super) fn mirror_gone(&mut self, uid: &str) {
@@ -41,10 +37,11 @@ impl PodWorker {
         }
     }
 
-    /// Sees to it that the mirror is there and shows `status`.
-    pub(super) async fn report_mirror(&mut self, status: core::PodStatus) {
-        self.pod.status = Some(status.clone());
+    /// Sees to it that the mirror is there and shows the pod's status.
+    pub(super) async fn report_mirror(&mut self) {
         for _ in 0..4 {
+            let status = self.status(self.shared.clock.now());
+            self.pod.status = Some(status.clone());
             match self.mirror_step(&status).await {
                 Ok(true) => {
                     self.memory.failures = 0;
@@ -99,7 +96,14 @@ impl PodWorker {
     }
 
     fn found(&mut self, pod: Option<core::Pod>) {
-        self.mirror.get_or_insert_default().found = pod;
+        let mirror = self.mirror.get_or_insert_default();
+        if let Some(pod) = pod.as_ref().filter(|pod| !mirror.shown && mirrored(pod) == Some(&self.uid))
+            && pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+        {
+            // An earlier agent reported it: times and restarts go on from there.
+            self.pod.status.clone_from(&pod.status);
+        }
+        mirror.found = pod;
     }
 
     async fn create_mirror(&mut self) -> Result<(), Status> {

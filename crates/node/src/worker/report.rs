@@ -50,7 +50,7 @@ impl PodWorker {
                 self.shared.book.release(&self.uid);
             }
             if self.mirror.is_some() {
-                return self.report_mirror(status).await;
+                return self.report_mirror().await;
             }
             match send_status(&self.shared.client, &self.key(), &self.pod, &status).await {
                 Ok(None) => return,

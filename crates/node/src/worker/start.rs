@@ -134,8 +134,11 @@ impl PodWorker {
         }
         let found = match self.shared.runtime.image_status(reference).await {
             Ok(found) => found,
-            Err(RuntimeError::Invalid(text)) => {
-                let text = format!("Failed to apply default image tag {reference:?}: {text}");
+            Err(RuntimeError::Invalid(_)) => {
+                let text = format!(
+                    "Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: \
+                     invalid reference format"
+                );
                 return self.no_image(name, "InspectFailed", "InvalidImageName", text);
             }
             Err(error) => {

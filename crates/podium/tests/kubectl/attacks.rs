@@ -33,7 +33,7 @@ pub(crate) fn a_pod_and_its_node(k: &Kubectl) {
     );
     assert!(sh("cat /proc/1/cmdline").0.starts_with("sleep"), "process 1 is its own");
 
-    let data = k.data_dir();
+    let data = k.data_dir().display().to_string();
     let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     assert_ne!(sh(&format!("cat {token}")).0, k.code(&["exec", "victim", "--", "cat", token]).0);
     for absent in [data.as_str(), "/run/podium", "/var/lib/podium", "/sys/fs/cgroup/podium.slice"] {

@@ -32,9 +32,9 @@ impl Kubectl {
         Self { kubeconfig: kubeconfig.to_owned(), namespace: namespace.to_owned() }
     }
 
-    /// Where the cluster's data lives.
-    pub(crate) fn data_dir(&self) -> String {
-        self.kubeconfig.parent().unwrap().display().to_string()
+    /// Where Podium keeps its data.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.kubeconfig.parent().unwrap()
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -9,7 +9,11 @@ mod attacks;
 #[path = "../e2e/host.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end test")]
 mod host;
+mod images;
 mod kubectl;
+#[path = "../../../runtime/src/image/pull/tests/registry.rs"]
+#[allow(dead_code, reason = "shared with the tests of pulls")]
+mod registry;
 mod stories;
 mod streams;
 mod workloads;
@@ -97,13 +101,14 @@ fn inside() {
 
 fn tour(data: &Path) {
     let k = |namespace: &str| Kubectl::new(&data.join("admin.kubeconfig"), namespace);
-    let tracks: [(&str, fn(&Kubectl)); 6] = [
+    let tracks: [(&str, fn(&Kubectl)); 7] = [
         ("streams", streams::exec_copy_forward),
         ("logs", streams::logs_and_attach),
         ("deployments", workloads::deployments),
         ("objects", workloads::objects),
         ("attacks", attacks::a_pod_and_its_node),
         ("stories", stories::of_pods),
+        ("images", images::pulls),
     ];
     std::thread::scope(|scope| {
         for (name, track) in tracks {

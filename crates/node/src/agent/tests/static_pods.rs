@@ -95,11 +95,16 @@ async fn a_mirror_without_a_file_goes_and_what_ran_is_adopted() {
     let (api, runtime, network) = (world.api.clone(), world.runtime.clone(), world.network.clone());
     world.stop.send(true).unwrap();
     world.task.await.unwrap();
+    let mut older = first.clone();
+    older["status"]["startTime"] = "2026-01-01T00:00:00Z".into();
+    api.put("pods", older.clone());
     let config = NodeConfig { manifests: Some(folder.clone()), ..config(&world.dir) };
     let world = World::with_config(config.clone(), api, runtime, network, world.dir);
+    // Its first look ends with a mirror that is as it should be.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let again = shown(&world, "web:1").await;
     assert_eq!(again["metadata"]["uid"], first["metadata"]["uid"]);
-    assert_eq!(again["status"]["startTime"], first["status"]["startTime"]);
+    assert_eq!(again["status"]["startTime"], older["status"]["startTime"]);
     let sandboxes = world.runtime.calls().iter().filter(|c| *c == "sandbox web-n1").count();
     assert_eq!(sandboxes, 1, "nothing was started anew");
 
