@@ -20,7 +20,7 @@ use crate::bootstrap::pki::{Credential, Pki};
 use crate::bootstrap::{API_SERVER_TO_NODES, signer};
 use crate::cli::ServerArgs;
 use crate::cluster_dns;
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::progress::Progress;
 
 /// A running control plane.
@@ -42,7 +42,8 @@ impl ControlPlane {
         paths: &Paths,
         pki: &Pki,
         args: &ServerArgs,
-        node_ip: IpAddr,
+        node_ips: &[IpAddr],
+        networks: Networks,
         progress: &mut Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<Self> {
@@ -55,12 +56,16 @@ impl ControlPlane {
             .with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let gateway = Arc::new(Nodes::default());
-        let server = open_server(&store, pki, address, node_ip, &gateway).await?;
+        // What listens on every address is advertised at the primary one.
+        let primary = node_ips.first().copied().unwrap_or_else(config::gateway_address);
+        let ip = if address.ip().is_unspecified() { primary } else { address.ip() };
+        let advertise = SocketAddr::new(ip, address.port());
+        let server = open_server(&store, pki, advertise, networks, &gateway).await?;
         let mut tasks = JoinSet::new();
         let names = server_names();
         let mut addresses: Vec<IpAddr> =
-            vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address().into()];
-        addresses.extend([node_ip, address.ip()].into_iter().filter(|ip| !ip.is_unspecified()));
+            vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address()];
+        addresses.extend(node_ips.iter().copied().chain([address.ip()]).filter(|ip| !ip.is_unspecified()));
         addresses.sort();
         addresses.dedup();
         let tls = tls_config(&pki.server(&names, &addresses)?, &pki.ca_pem)?;
@@ -115,15 +120,15 @@ impl ControlPlane {
 async fn open_server(
     store: &Arc<EmbeddedStore>,
     pki: &Pki,
-    address: SocketAddr,
-    node_ip: IpAddr,
+    advertise: SocketAddr,
+    networks: Networks,
     gateway: &Arc<Nodes>,
 ) -> Result<Arc<ApiServer>> {
-    let ip = if address.ip().is_unspecified() { node_ip } else { address.ip() };
     let config = ServerConfig {
-        service_cidr: config::SERVICE_CIDR.into(),
+        service_cidrs: networks.services().iter().map(config::cidr_text).collect(),
+        cluster_cidrs: networks.cluster().iter().map(config::cidr_text).collect(),
         node_port_range: (30000, 32767),
-        advertise: SocketAddr::new(ip, address.port()),
+        advertise,
         service_account_issuer: format!("https://kubernetes.default.svc.{}", config::CLUSTER_DOMAIN),
         service_account_key_pem: pki.service_account_key_pem.clone(),
         root_ca_pem: pki.ca_pem.clone(),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::bootstrap::{kubeconfig, pki::Pki};
 use crate::cli::{NodeArgs, ServerArgs, outln};
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::control_plane::ControlPlane;
 use crate::node_part::{NodeClients, NodePart, NodeSetup};
 use crate::progress::Progress;
@@ -93,10 +93,11 @@ impl Parts {
         stopping: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut progress = Progress::begin(&format!("podium {}", crate::cli::VERSION));
-        let node_ip = args.node_ip.unwrap_or_else(config::node_address);
+        let ips = config::node_addresses(args.node_ip.addresses(), paths);
+        let networks = Networks::new(ips.iter().any(IpAddr::is_ipv6));
         let pki = Pki::open(&paths.pki())?;
         let control =
-            ControlPlane::start(paths, &pki, args, node_ip, &mut progress, stopping.clone()).await?;
+            ControlPlane::start(paths, &pki, args, &ips, networks, &mut progress, stopping.clone()).await?;
         let control = self.control.insert(control);
         let admin = pki.client("admin", "kubernetes-admin", &["system:masters"])?;
         let url = local_url(control.address);
@@ -113,8 +114,9 @@ impl Parts {
             let setup = NodeSetup {
                 paths,
                 name: &name,
-                ip: node_ip,
-                pod_cidr: config::POD_CIDR,
+                ips,
+                pod_cidrs: networks.own_pods(),
+                networks,
                 ca_pem: &pki.ca_pem,
                 args: &args,
                 clients,
