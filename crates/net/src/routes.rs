@@ -139,7 +139,7 @@ fn networks_of(node: &Node, cluster_cidrs: &[Network]) -> Vec<Network> {
 }
 
 /// How each peer is to be reached. `near` tells whether an address is a neighbour's; `None` while the machine has no
-/// way to it at all: then what was before stays.
+/// way to it at all: then what was before stays, unless a tunnel leads around that.
 fn ways(peers: &Peers, backend: Backend, before: &Routes, near: impl Fn(IpAddr) -> Option<bool>) -> Routes {
     let way = |network: &Network, peer: &Peer| {
         let neighbour = peer.address.map(|address| (address, Way::Neighbour));
@@ -148,8 +148,13 @@ fn ways(peers: &Peers, backend: Backend, before: &Routes, near: impl Fn(IpAddr) 
             Backend::HostGateway => neighbour,
             Backend::Vxlan => tunnel,
             Backend::Auto => {
-                let before = || before.get(network).is_some_and(|(_, way)| *way == Way::Neighbour);
-                let routed = peer.address.is_some_and(|address| near(address).unwrap_or_else(before));
+                let before = before.get(network).is_some_and(|(_, way)| *way == Way::Neighbour);
+                // A tunnel is good as long as its end can be reached, whatever became of IPv6 between the machines.
+                let tunnelled = |address| {
+                    peer.end.is_some_and(|(end, _)| address != IpAddr::V4(end) && near(end.into()).is_some())
+                };
+                let stays = |address| before && !tunnelled(address);
+                let routed = peer.address.is_some_and(|a| near(a).unwrap_or_else(|| stays(a)));
                 if routed { neighbour } else { tunnel }
             }
         }
@@ -278,18 +283,28 @@ mod tests {
         let mut peers: Peers = (1..=4).map(|n| (numbered(n), peer(n))).collect();
         let sixth = network("fd00:10:244:1::/64");
         peers.insert(sixth, Peer { address: None, ..peer(1) });
+        let lost = network("fd00:10:244:3::/64");
+        let [unreachable, sixth_way] = ["fd77::3", "fd77::1"].map(|a| a.parse::<IpAddr>().unwrap());
+        peers.insert(lost, Peer { address: Some(unreachable), ..peer(1) });
+        peers.insert(network("fd00:10:244:4::/64"), Peer { address: Some(unreachable), ..peer(3) });
+        peers.insert(network("fd00:10:244:5::/64"), Peer { address: Some(sixth_way), ..peer(1) });
         // 1 is near, 2 is not, 3 and 4 can't be told at the moment
         let near = |a: IpAddr| match a {
             IpAddr::V4(a) => [None, Some(true), Some(false), None, None][usize::from(a.octets()[3])],
-            IpAddr::V6(_) => panic!("nobody has such an address"),
+            IpAddr::V6(_) => (a == sixth_way).then_some(true),
         };
-        let before = Routes::from([(numbered(3), (address(3).into(), Way::Neighbour))]);
+        let mut before = Routes::from([(numbered(3), (address(3).into(), Way::Neighbour))]);
+        for network in [lost, network("fd00:10:244:4::/64")] {
+            before.insert(network, (unreachable, Way::Neighbour));
+        }
         let routes = |backend| ways(&peers, backend, &before, near);
         let of = |backend| routes(backend).values().map(|(_, w)| *w).collect::<Vec<_>>();
         use Way::{Neighbour, Tunnel};
-        assert_eq!(of(Backend::Auto), [Neighbour, Tunnel, Neighbour, Tunnel, Tunnel]);
-        assert_eq!(of(Backend::HostGateway), [Neighbour; 4], "nothing leads to a node without an address");
-        assert_eq!(of(Backend::Vxlan), [Tunnel; 5]);
+        let fourth = [Neighbour, Tunnel, Neighbour, Tunnel];
+        // no address; one that is lost while IPv4 works; the same while nothing works; a near one
+        assert_eq!(of(Backend::Auto), [&fourth[..], &[Tunnel, Tunnel, Neighbour, Neighbour]].concat());
+        assert_eq!(of(Backend::HostGateway), [Neighbour; 7], "nothing leads to a node without an address");
+        assert_eq!(of(Backend::Vxlan), [Tunnel; 8]);
         assert_eq!(routes(Backend::Auto)[&sixth], (address(1).into(), Tunnel));
     }
 
