@@ -61,6 +61,7 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), OpenError> {
     })
     .await?;
     own_network(&make).await?;
+    second_family(&make).await?;
     own_service(&make).await
 }
 
@@ -82,12 +83,38 @@ fn authentication(config: &ServerConfig) -> Value {
     data
 }
 
+/// Nodes that are older than the cluster's second family get their network of it.
+async fn second_family(make: &Maker<'_>) -> Result<(), OpenError> {
+    if make.server.config.cluster_cidrs.len() < 2 {
+        return Ok(());
+    }
+    let failed = |status| OpenError::Bootstrap { what: "pod networks of the nodes".to_owned(), status };
+    let gvr = GroupVersionResource::new("", "v1", "nodes");
+    let all = ApiRequest::resource(Verb::List, gvr.clone(), None, None, None);
+    let list = make.send(all, None).await.map_err(failed)?;
+    for node in list["items"].as_array().into_iter().flatten() {
+        if node["spec"]["podCIDRs"].as_array().is_some_and(|networks| networks.len() == 1) {
+            let name = node["metadata"]["name"].as_str();
+            // The Node's own rules do it with every write.
+            let request = ApiRequest::resource(Verb::Update, gvr.clone(), None, name, None);
+            make.send(request, Some(node)).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// The network that Service addresses come from, as an object for those who look it up.
 async fn own_network(make: &Maker<'_>) -> Result<(), OpenError> {
     let row = ("networking.k8s.io", "v1", "servicecidrs");
     let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [make.server.config.service_cidr]}});
-    make.ensure(row, None, cidr, |_, _| false).await?;
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": make.server.config.service_cidrs}});
+    // A family that the cluster has gained is added; none is taken away.
+    let mend = |is: &mut Object, want: &Value| {
+        let count = |list: Option<&Value>| list.and_then(Value::as_array).map_or(0, Vec::len);
+        let gained = count(is.get(&["spec", "cidrs"])) < count(want["spec"].get("cidrs"));
+        gained && take(is, want, &["spec", "cidrs"])
+    };
+    make.ensure(row, None, cidr, mend).await?;
     let failed = |status| OpenError::Bootstrap { what: "status of the ServiceCIDR".to_owned(), status };
     let gvr = GroupVersionResource::new(row.0, row.1, row.2);
     let Some(mut cidr) = make.get(&gvr, None, "kubernetes").await.map_err(failed)? else { return Ok(()) };
@@ -108,7 +135,7 @@ async fn own_service(make: &Maker<'_>) -> Result<(), OpenError> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let mut spec = json!({"type": "ClusterIP", "sessionAffinity": "None",
         "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}]});
-    if let Some(address) = first_address(&config.service_cidr) {
+    if let Some(address) = config.service_cidrs.first().and_then(|cidr| first_address(cidr)) {
         spec["clusterIP"] = address.to_string().into();
     }
     let service = json!({"apiVersion": "v1", "kind": "Service",

@@ -266,8 +266,10 @@ pub struct WriteContext<'a> {
     pub subresource: Option<&'a str>,
     pub dry_run: bool,
     pub reader: &'a dyn Reader,
-    /// Services get their addresses from here: `10.96.0.0/16`.
-    pub service_cidr: &'a str,
+    /// Services get their addresses from here, one network a family, the primary one first: `10.96.0.0/16`.
+    pub service_cidrs: &'a [String],
+    /// Nodes get the networks of their pods from here, as many families as Services have: `10.244.0.0/16`.
+    pub cluster_cidrs: &'a [String],
     /// Services get their node ports from here, both ends included.
     pub node_port_range: (u16, u16),
 }

@@ -24,8 +24,11 @@ use crate::{bootstrap, custom, housekeeping, resources};
 /// What the API server has to be told.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// ClusterIPs come from here; the first address is the API server's own Service.
-    pub service_cidr: String,
+    /// ClusterIPs come from here, one network a family, the primary one first; its first address is the API server's
+    /// own Service.
+    pub service_cidrs: Vec<String>,
+    /// Pods of all nodes, one network a family, in the same order; each node gets a share.
+    pub cluster_cidrs: Vec<String>,
     /// Node ports, both ends included.
     pub node_port_range: (u16, u16),
     /// Where pods and nodes reach this server.
@@ -101,7 +104,8 @@ impl ApiServer {
             tokens: Arc::new(tokens),
             admission: Admission::builtin(),
             turns: Default::default(),
-            service_cidr: config.service_cidr.clone(),
+            service_cidrs: config.service_cidrs.clone(),
+            cluster_cidrs: config.cluster_cidrs.clone(),
             node_port_range: config.node_port_range,
             messages: Arc::default(),
         };

@@ -44,7 +44,8 @@ impl Cluster {
         let store = store::EmbeddedStore::open(dir.path(), store::Options::default()).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let config = ServerConfig {
-            service_cidr: "10.96.0.0/16".into(),
+            service_cidrs: vec!["10.96.0.0/16".into()],
+            cluster_cidrs: vec!["10.244.0.0/16".into()],
             node_port_range: (30000, 32767),
             advertise: "127.0.0.1:6443".parse().unwrap(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),

@@ -12,13 +12,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::thread::UnshareFlags;
 
+use crate::address::Family;
 use crate::netlink::{NetlinkError, Socket, attributes};
 use crate::pod_net::{PodNet, PodNetError};
 
@@ -78,18 +79,19 @@ pub async fn check(net: &PodNet, own_tables: &str) -> Result<Report, PodNetError
 }
 
 async fn talk(net: &PodNet, probes: &[Probe; 2]) -> Result<(bool, bool), PodNetError> {
-    let mut addresses = Vec::new();
+    let mut other = None;
     for probe in probes {
         let netns = probe.netns.clone().ok_or(PodNetError::Worker)?;
-        addresses.extend(net.attach(probe.id, &netns).await?);
+        other = net.attach(probe.id, &netns).await?.into_iter().find(IpAddr::is_ipv4);
     }
-    let [_, Some(other)] = [addresses.first().copied(), addresses.get(1).copied()] else {
-        return Err(PodNetError::Worker);
+    let (Some(other), Some(gateway)) = (other, net.gateway(Family::V4)) else {
+        // Only packets of IPv4 are tried.
+        return Ok((false, false));
     };
     let peer = probes[1].run(move || echo((Ipv4Addr::UNSPECIFIED, 0).into())).await?;
-    let node = echo((net.gateway(), 0).into());
+    let node = echo((gateway, 0).into());
     let mut blocked = [false, false];
-    for (blocked, (address, port)) in blocked.iter_mut().zip([(other, peer), (net.gateway().into(), node)]) {
+    for (blocked, (address, port)) in blocked.iter_mut().zip([(other, peer), (gateway, node)]) {
         // No port is no proof of anything.
         let Ok(port) = port else { continue };
         *blocked = !probes[0].run(move || answers((address, port).into())).await?;

@@ -13,19 +13,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use crate::address::{Family, Network, number, range};
 
 /// Why an address could not be leased.
 #[derive(Debug, thiserror::Error)]
 pub enum IpamError {
     /// Every address is held.
     #[error("no free pod address in {0}/{1}")]
-    Exhausted(Ipv4Addr, u8),
+    Exhausted(IpAddr, u8),
     /// The CIDR has no room for pods.
-    #[error("pod CIDR {0}/{1} is too small: a gateway and one pod need at least /30")]
-    TooSmall(Ipv4Addr, u8),
+    #[error("pod CIDR {0}/{1} is too small: a gateway and one pod need four addresses")]
+    TooSmall(IpAddr, u8),
     /// A lease file could not be read or written.
     #[error("lease file {path}")]
     File { path: PathBuf, source: std::io::Error },
@@ -34,31 +36,33 @@ pub enum IpamError {
 /// Which address belongs to whom: pure bookkeeping.
 #[derive(Debug)]
 struct Pool {
-    first: u32,
-    last: u32,
+    family: Family,
+    first: u128,
+    last: u128,
     /// the address leased last; the search goes on after it
-    cursor: u32,
-    by_address: BTreeMap<u32, String>,
-    by_pod: HashMap<String, u32>,
+    cursor: u128,
+    by_address: BTreeMap<u128, String>,
+    by_pod: HashMap<String, u128>,
 }
 
 impl Pool {
-    fn new((network, prefix): (Ipv4Addr, u8)) -> Option<Self> {
-        if prefix > 30 {
+    fn new(cidr: Network) -> Option<Self> {
+        let family = Family::of(cidr.0);
+        if cidr.1 > family.width() - 2 {
             return None;
         }
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-        let base = u32::from(network) & mask;
-        let (first, last) = (base + 2, (base | !mask) - 1);
-        Some(Self { first, last, cursor: last, by_address: BTreeMap::new(), by_pod: HashMap::new() })
+        let (base, end) = range(cidr);
+        let (first, last) = (base + 2, end - 1);
+        let (by_address, by_pod) = (BTreeMap::new(), HashMap::new());
+        Some(Self { family, first, last, cursor: last, by_address, by_pod })
     }
 
-    fn contains(&self, address: u32) -> bool {
+    fn contains(&self, address: u128) -> bool {
         (self.first..=self.last).contains(&address)
     }
 
     /// Records a lease found on disk; false if it contradicts what is known.
-    fn adopt(&mut self, address: u32, pod: &str) -> bool {
+    fn adopt(&mut self, address: u128, pod: &str) -> bool {
         if !self.contains(address) || pod.is_empty() || self.by_pod.contains_key(pod) {
             return false;
         }
@@ -71,12 +75,12 @@ impl Pool {
     }
 
     /// The next free address after the cursor, round and round.
-    fn next_free(&self) -> Option<u32> {
+    fn next_free(&self) -> Option<u128> {
         let start = if self.cursor >= self.last { self.first } else { self.cursor + 1 };
         (start..=self.last).chain(self.first..start).find(|a| !self.by_address.contains_key(a))
     }
 
-    fn release(&mut self, pod: &str) -> Option<u32> {
+    fn release(&mut self, pod: &str) -> Option<u128> {
         let address = self.by_pod.remove(pod)?;
         self.by_address.remove(&address);
         Some(address)
@@ -87,23 +91,24 @@ impl Pool {
 #[derive(Debug)]
 pub struct Ipam {
     dir: PathBuf,
-    cidr: (Ipv4Addr, u8),
+    cidr: Network,
     pool: Pool,
 }
 
 impl Ipam {
     /// Reads the leases under `dir` (made if it is missing). Files that make no sense (another CIDR, empty, a
     /// second address of one pod) are removed with a warning: they cannot belong to a living pod of this node.
-    pub fn open(dir: &Path, cidr: (Ipv4Addr, u8)) -> Result<Self, IpamError> {
+    pub fn open(dir: &Path, cidr: Network) -> Result<Self, IpamError> {
         let pool = Pool::new(cidr).ok_or(IpamError::TooSmall(cidr.0, cidr.1))?;
         let mut ipam = Self { dir: dir.to_owned(), cidr, pool };
         fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
-        let mut newest: Option<(SystemTime, u32)> = None;
+        let mut newest: Option<(SystemTime, u128)> = None;
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(|e| failed(dir, e))? {
             let entry = entry.map_err(|e| failed(dir, e))?;
-            let address = entry.file_name().to_str().and_then(|n| n.parse::<Ipv4Addr>().ok());
-            found.push((address.map(u32::from), entry.path()));
+            let address = entry.file_name().to_str().and_then(|n| n.parse::<IpAddr>().ok());
+            let address = address.filter(|a| Family::of(*a) == ipam.pool.family);
+            found.push((address.map(number), entry.path()));
         }
         found.sort();
         for (address, path) in found {
@@ -127,12 +132,12 @@ impl Ipam {
     }
 
     /// The pod's address: the one it has, or a free one, recorded on disk before it is returned.
-    pub fn lease(&mut self, pod: &str) -> Result<Ipv4Addr, IpamError> {
-        if let Some(address) = self.pool.by_pod.get(pod) {
-            return Ok(Ipv4Addr::from(*address));
+    pub fn lease(&mut self, pod: &str) -> Result<IpAddr, IpamError> {
+        if let Some(address) = self.address(pod) {
+            return Ok(address);
         }
         let address = self.pool.next_free().ok_or(IpamError::Exhausted(self.cidr.0, self.cidr.1))?;
-        let name = Ipv4Addr::from(address).to_string();
+        let name = self.pool.family.address(address).to_string();
         let path = self.dir.join(&name);
         let beside = self.dir.join(format!(".{name}.new"));
         let write = || -> std::io::Result<()> {
@@ -144,13 +149,13 @@ impl Ipam {
         self.pool.cursor = address;
         let adopted = self.pool.adopt(address, pod);
         debug_assert!(adopted, "a free address and a pod without one");
-        Ok(Ipv4Addr::from(address))
+        Ok(self.pool.family.address(address))
     }
 
     /// Gives the pod's address back; a pod without one is fine.
     pub fn release(&mut self, pod: &str) -> Result<(), IpamError> {
-        if let Some(address) = self.pool.by_pod.get(pod) {
-            let path = self.dir.join(Ipv4Addr::from(*address).to_string());
+        if let Some(address) = self.address(pod) {
+            let path = self.dir.join(address.to_string());
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, e)),
                 _ => {}
@@ -161,8 +166,8 @@ impl Ipam {
     }
 
     /// The address the pod holds.
-    pub fn address(&self, pod: &str) -> Option<Ipv4Addr> {
-        self.pool.by_pod.get(pod).map(|a| Ipv4Addr::from(*a))
+    pub fn address(&self, pod: &str) -> Option<IpAddr> {
+        self.pool.by_pod.get(pod).map(|a| self.pool.family.address(*a))
     }
 
     /// Every pod that holds an address.
@@ -177,16 +182,36 @@ fn failed(path: &Path, source: std::io::Error) -> IpamError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use proptest::prelude::*;
 
-    const CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 3, 0), 29);
+    const CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 244, 3, 0)), 29);
+    const CIDR_6: Network = (IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0)), 64);
+
+    fn last_byte(address: IpAddr) -> u8 {
+        crate::address::octets(address).last().copied().unwrap()
+    }
+
+    #[test]
+    fn addresses_of_a_large_network_are_leased_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("10.244.3.3"), "stranger").unwrap();
+        let mut ipam = Ipam::open(dir.path(), CIDR_6).unwrap();
+        let got: Vec<_> = (0..3).map(|i| ipam.lease(&format!("p{i}")).unwrap().to_string()).collect();
+        assert_eq!(got, ["fd00:10:244:3::2", "fd00:10:244:3::3", "fd00:10:244:3::4"]);
+        ipam.release("p0").unwrap();
+        let mut again = Ipam::open(dir.path(), CIDR_6).unwrap();
+        assert_eq!(again.pods(), ["p1", "p2"]);
+        assert_eq!(again.lease("p3").unwrap().to_string(), "fd00:10:244:3::5");
+    }
 
     #[test]
     fn first_last_and_gateway_are_kept_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut ipam = Ipam::open(dir.path(), CIDR).unwrap();
-        let got: Vec<_> = (0..5).map(|i| ipam.lease(&format!("p{i}")).unwrap().octets()[3]).collect();
+        let got: Vec<_> = (0..5).map(|i| last_byte(ipam.lease(&format!("p{i}")).unwrap())).collect();
         assert_eq!(got, [2, 3, 4, 5, 6]);
         assert!(matches!(ipam.lease("p5"), Err(IpamError::Exhausted(..))));
     }
@@ -231,7 +256,7 @@ mod tests {
         fn leases_stay_unique(steps in proptest::collection::vec((0u8..4, 0u8..9), 1..60)) {
             let dir = tempfile::tempdir().unwrap();
             let mut ipam = Ipam::open(dir.path(), CIDR).unwrap();
-            let mut model: BTreeMap<String, Ipv4Addr> = BTreeMap::new();
+            let mut model: BTreeMap<String, IpAddr> = BTreeMap::new();
             for (what, who) in steps {
                 let pod = format!("p{who}");
                 match what {
@@ -239,7 +264,7 @@ mod tests {
                         Ok(address) => {
                             prop_assert!(model.get(&pod).is_none_or(|a| *a == address));
                             prop_assert!(!model.iter().any(|(p, a)| *p != pod && *a == address));
-                            prop_assert!((2..=6).contains(&address.octets()[3]));
+                            prop_assert!((2..=6).contains(&last_byte(address)));
                             model.insert(pod, address);
                         }
                         Err(IpamError::Exhausted(..)) => prop_assert_eq!(model.len(), 5),

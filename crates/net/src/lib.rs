@@ -12,6 +12,7 @@
 //! - Only interfaces, routes and the one nftables table that carry the instance's name are written.
 //! - No external program is run.
 
+mod address;
 pub mod dns;
 pub mod foreign;
 pub mod ipam;
@@ -24,5 +25,6 @@ pub mod proxy;
 pub mod routes;
 mod sysctl;
 
+pub use address::{Family, Network, contains, gateway_of, parse_cidr};
 pub use netlink::NetlinkError;
-pub use pod_net::{PodMtu, PodNet, PodNetConfig, PodNetError, down, gateway_of, parse_cidr};
+pub use pod_net::{PodMtu, PodNet, PodNetConfig, PodNetError, down, recorded_networks};

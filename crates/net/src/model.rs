@@ -3,11 +3,13 @@
 //! Absent and null fields count as empty. Field names and meanings: Kubernetes API reference, core/v1 Service and discovery.k8s.io/v1 EndpointSlice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::{GroupVersionResource, ObjectKey};
 use client::Kind;
 use serde::Deserialize;
+
+use crate::address::{Family, Network, parse_cidr};
 
 /// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -230,14 +232,20 @@ pub struct PodIp {
 }
 
 impl Pod {
-    /// Its IPv4 address, while it has one of its own and may still run.
-    pub fn address(&self) -> Option<Ipv4Addr> {
+    /// Its addresses, while it has any of its own and may still run.
+    pub fn addresses(&self) -> Vec<IpAddr> {
         let ended = matches!(self.status.phase.as_str(), "Succeeded" | "Failed");
         if ended || self.spec.host_network {
-            return None;
+            return Vec::new();
         }
-        let all = self.status.pod_ips.iter().map(|ip| &ip.ip).chain([&self.status.pod_ip]);
-        all.filter_map(|ip| ip.parse().ok()).next()
+        let single = Some(&self.status.pod_ip).filter(|_| self.status.pod_ips.is_empty());
+        let all = self.status.pod_ips.iter().map(|ip| &ip.ip).chain(single);
+        all.filter_map(|ip| ip.parse().ok()).collect()
+    }
+
+    /// Its first address of a family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses().into_iter().find(|address| Family::of(*address) == family)
     }
 
     /// The containers whose ports can be open while the pod runs.
@@ -262,6 +270,16 @@ pub struct Node {
 pub struct NodeSpec {
     #[serde(rename = "podCIDR", deserialize_with = "null_is_empty")]
     pub pod_cidr: String,
+    #[serde(rename = "podCIDRs", deserialize_with = "null_is_empty")]
+    pub pod_cidrs: Vec<String>,
+}
+
+impl NodeSpec {
+    /// The networks of the node's pods, the primary one first.
+    pub fn networks(&self) -> Vec<Network> {
+        let single = Some(&self.pod_cidr).filter(|_| self.pod_cidrs.is_empty());
+        self.pod_cidrs.iter().chain(single).filter_map(|cidr| parse_cidr(cidr)).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

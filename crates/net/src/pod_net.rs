@@ -9,6 +9,9 @@
 //!                                               (DNS listens there; source of what the node sends to pods)
 //! ```
 //!
+//! IPv6 is the same beside it, with fe80::1 as the pods' gateway: every neighbour is written down, so that nothing
+//! depends on router advertisements, neighbour discovery or duplicate address detection.
+//!
 //! Invariants:
 //! - Every interface of ours begins with the instance's prefix; nothing else is ever touched.
 //! - An address goes back to the pool only after its interface is gone.
@@ -18,7 +21,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
@@ -26,20 +29,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::address::{Family, Network, base_of, gateway_of, parse_cidr};
 use crate::ipam::{Ipam, IpamError};
 use crate::netlink::route::{Conf, Link, Mac, Via};
 use crate::netlink::{NetlinkError, Socket, tolerate};
-use crate::{nft, sysctl};
+use crate::nft;
 
 mod config;
+mod forwarding;
 
 pub(crate) use config::{DEFAULT_MTU, gateway_link, link_prefix, table_name, tunnel_link};
-pub use config::{PodMtu, PodNetConfig, gateway_of, parse_cidr};
+pub use config::{PodMtu, PodNetConfig};
 
-use config::{cidr_file, lease_dir, link_group, macs, network_of, sysctl_dir};
+use config::{cidr_file, lease_dir, link_group, macs, sysctl_dir};
 
 /// What pods use as their default gateway; every pod's link has its own.
-const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+fn pod_gateway(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(169, 254, 1, 1).into(),
+        Family::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
 const POD_INTERFACE: &str = "eth0";
 
 /// Why the pod network could not do what was asked.
@@ -56,7 +67,7 @@ pub enum PodNetError {
     Namespace { path: PathBuf, source: std::io::Error },
     /// A kernel setting could not be read or written.
     #[error("kernel setting {name}")]
-    Sysctl { name: &'static str, source: std::io::Error },
+    Sysctl { name: String, source: std::io::Error },
     /// State could not be removed.
     #[error("state directory {path}")]
     State { path: PathBuf, source: std::io::Error },
@@ -95,9 +106,29 @@ struct Inner {
 }
 
 struct Leases {
-    ipam: Ipam,
+    /// One for each pod network, the primary first.
+    pools: Vec<Ipam>,
     /// detached pods whose interface is still being deleted
     closing: HashSet<String>,
+}
+
+impl Leases {
+    fn addresses(&self, pod: &str) -> Vec<IpAddr> {
+        self.pools.iter().filter_map(|pool| pool.address(pod)).collect()
+    }
+
+    fn lease(&mut self, pod: &str) -> Result<Vec<IpAddr>, IpamError> {
+        self.pools.iter_mut().map(|pool| pool.lease(pod)).collect()
+    }
+
+    fn release(&mut self, pod: &str) -> Result<(), IpamError> {
+        self.pools.iter_mut().try_for_each(|pool| pool.release(pod))
+    }
+
+    /// Every pod that holds an address.
+    fn pods(&self) -> HashSet<String> {
+        self.pools.iter().flat_map(Ipam::pods).collect()
+    }
 }
 
 impl PodNet {
@@ -108,13 +139,14 @@ impl PodNet {
 
     fn open_here(config: PodNetConfig) -> Result<Self, PodNetError> {
         let state_dir = &config.state_dir;
-        let ipam = Ipam::open(&lease_dir(state_dir), config.pod_cidr)?;
-        let cidr = format!("{}/{}\n", config.pod_cidr.0, config.pod_cidr.1);
+        let open = |cidr: &Network| Ipam::open(&lease_dir(state_dir, Family::of(cidr.0)), *cidr);
+        let pools = config.pod_cidrs.iter().map(open).collect::<Result<_, _>>()?;
+        let cidrs: String = config.pod_cidrs.iter().map(|(a, prefix)| format!("{a}/{prefix}\n")).collect();
         let file = cidr_file(state_dir);
-        std::fs::write(&file, cidr).map_err(|source| PodNetError::State { path: file, source })?;
-        let forwarding = turn_forwarding_on(&config)?;
-        let gateway_index = make_gateway(&config, &forwarding)?;
-        let leases = Mutex::new(Leases { ipam, closing: HashSet::new() });
+        std::fs::write(&file, cidrs).map_err(|source| PodNetError::State { path: file, source })?;
+        let before = forwarding::turn_on(&config)?;
+        let gateway_index = make_gateway(&config, &before)?;
+        let leases = Mutex::new(Leases { pools, closing: HashSet::new() });
         let inner = Arc::new(Inner { config, gateway_index, leases, removed: Condvar::new() });
         let (removals, queue) = mpsc::channel::<String>();
         let worker = Arc::clone(&inner);
@@ -129,7 +161,7 @@ impl PodNet {
     /// its address; its link and routes are checked and repaired.
     pub async fn attach(&self, pod_id: &str, netns: &Path) -> Result<Vec<IpAddr>, PodNetError> {
         let (inner, pod, netns) = (Arc::clone(&self.inner), pod_id.to_owned(), netns.to_owned());
-        on_thread(move || inner.attach(&pod, &netns)).await?.map(|a| vec![IpAddr::V4(a)])
+        on_thread(move || inner.attach(&pod, &netns)).await?
     }
 
     /// Disconnects a pod. Returns at once; the kernel needs tens of milliseconds to delete an interface, and the
@@ -148,14 +180,14 @@ impl PodNet {
         if leases.closing.contains(pod_id) {
             return Vec::new();
         }
-        leases.ipam.address(pod_id).map(IpAddr::V4).into_iter().collect()
+        leases.addresses(pod_id)
     }
 
     /// Detaches every pod that is not in `living`, and deletes interfaces of ours that belong to no lease.
     pub async fn cleanup(&self, living: &HashSet<String>) -> Result<(), PodNetError> {
         let (known, wanted) = {
             let leases = self.inner.lock();
-            let known = leases.ipam.pods();
+            let known = leases.pods();
             let names: HashSet<String> = known.iter().map(|p| self.inner.config.pod_link(p)).collect();
             (known, names)
         };
@@ -166,9 +198,9 @@ impl PodNet {
         on_thread(move || inner.delete_strangers(&wanted)).await?
     }
 
-    /// The node's own address in the pod network.
-    pub fn gateway(&self) -> Ipv4Addr {
-        self.inner.config.gateway()
+    /// The node's own address in the pod network of a family, if pods have that family.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        self.inner.config.gateway(family)
     }
 }
 
@@ -177,18 +209,19 @@ impl Inner {
         self.leases.lock().expect("no holder of the lease lock panics")
     }
 
-    fn attach(&self, pod: &str, netns_path: &Path) -> Result<Ipv4Addr, PodNetError> {
-        let address = {
+    fn attach(&self, pod: &str, netns_path: &Path) -> Result<Vec<IpAddr>, PodNetError> {
+        let addresses = {
             let mut leases = self.lock();
             while leases.closing.contains(pod) {
                 leases = self.removed.wait(leases).expect("no holder of the lease lock panics");
             }
-            leases.ipam.lease(pod)?
+            leases.lease(pod)?
         };
         let entry = |source| PodNetError::Namespace { path: netns_path.to_owned(), source };
         let netns = File::open(netns_path).map_err(entry)?;
         let link = self.config.pod_link(pod);
-        let (host_mac, pod_mac) = macs(pod, address);
+        let primary = addresses.first().copied().unwrap_or(Family::V4.unspecified());
+        let (host_mac, pod_mac) = macs(pod, primary);
         let host = Socket::route().step("open a netlink socket")?;
         let made = host.add_veth(&link, host_mac, POD_INTERFACE, pod_mac, netns.as_fd(), self.mtu());
         match made {
@@ -206,16 +239,23 @@ impl Inner {
             .link_index(&link)
             .step("find the veth")?
             .ok_or_else(|| PodNetError::Missing(link.clone()))?;
+        if self.config.has_v6() {
+            host.without_own_addresses(&link).step("keep the veth from taking addresses")?;
+        }
         // Node ports on 127.0.0.1 send packets with a loopback source to pods before they are masqueraded; the
         // table drops loopback addresses that come from a pod.
         let conf = [(Conf::Forwarding, 1), (Conf::RouteLocalnet, 1), (Conf::SendRedirects, 0)];
         host.set_up(&link, &conf).step("bring the veth up")?;
-        host.set_neighbour(index, address, pod_mac).step("write the pod's neighbour entry")?;
-        let source = Some(self.config.gateway());
-        host.set_route((address, 32), &Via::Link { index, source }).step("route the pod's address")?;
-        in_namespace(&netns, netns_path, |socket| configure_pod(socket, address, host_mac))?
+        for address in &addresses {
+            let family = Family::of(*address);
+            host.set_neighbour(index, *address, pod_mac).step("write the pod's neighbour entry")?;
+            let source = self.config.gateway(family);
+            host.set_route((*address, family.width()), &Via::Link { index, source })
+                .step("route the pod's address")?;
+        }
+        in_namespace(&netns, netns_path, |socket| configure_pod(socket, &addresses, host_mac))?
             .step("configure eth0 in the pod")?;
-        Ok(address)
+        Ok(addresses)
     }
 
     fn mtu(&self) -> u32 {
@@ -236,7 +276,7 @@ impl Inner {
             }
             for pod in pods {
                 if gone.is_ok()
-                    && let Err(error) = leases.ipam.release(&pod)
+                    && let Err(error) = leases.release(&pod)
                 {
                     tracing::warn!(pod, %error, "pod address not released");
                 }
@@ -258,7 +298,7 @@ impl Inner {
             }
             // A pod may have been attached since `wanted` was gathered.
             let leases = self.lock();
-            if leases.ipam.pods().iter().all(|p| self.config.pod_link(p) != link.name) {
+            if leases.pods().iter().all(|p| self.config.pod_link(p) != link.name) {
                 tracing::info!(link = link.name, "deleting a pod interface that belongs to no pod");
                 socket.delete_link(&link.name).step("delete a stray link")?;
             }
@@ -267,60 +307,54 @@ impl Inner {
     }
 }
 
-/// Begins the note on a gateway interface that tells what forwarding was before Podium; what follows is the value.
-/// By it the last of several instances on a machine knows what to put back.
-const FORWARDING_NOTE: &str = "podium: ip_forward was ";
-
-/// True for the gateway interface of any instance.
-fn is_gateway(link: &Link) -> bool {
-    link.name.starts_with('p') && link.name.ends_with("-gw") && link.alias.starts_with(FORWARDING_NOTE)
-}
-
-/// Returns the value before Podium.
-fn turn_forwarding_on(config: &PodNetConfig) -> Result<String, PodNetError> {
-    let links = Socket::route().and_then(|s| s.links()).step("list links")?;
-    let note = links.iter().find(|l| is_gateway(l)).map(|l| l.alias.as_str());
-    let inherited = note.and_then(|n| n.strip_prefix(FORWARDING_NOTE)).map(str::to_owned);
-    sysctl::set(&sysctl_dir(&config.state_dir), "net/ipv4/ip_forward", "1", inherited)
-        .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })
-}
-
-fn make_gateway(config: &PodNetConfig, forwarding: &str) -> Result<u32, PodNetError> {
+fn make_gateway(config: &PodNetConfig, before: &forwarding::Before) -> Result<u32, PodNetError> {
     let socket = Socket::route().step("open a netlink socket")?;
     socket.set_up("lo", &[]).step("bring lo up")?;
     let name = gateway_link(&config.instance);
     socket.ensure_bridge(&name).step("make the gateway interface")?;
-    socket.set_alias(&name, &format!("{FORWARDING_NOTE}{forwarding}")).step("note the forwarding setting")?;
+    socket.set_alias(&name, &before.to_note()).step("note the forwarding setting")?;
+    if config.has_v6() {
+        socket.without_own_addresses(&name).step("keep the gateway interface from taking addresses")?;
+    }
     socket.set_up(&name, &[(Conf::Forwarding, 1)]).step("bring the gateway interface up")?;
     let index =
         socket.link_index(&name).step("find the gateway interface")?.ok_or(PodNetError::Missing(name))?;
-    socket.add_address(index, config.gateway()).step("give the gateway its address")?;
-    // Without this, packets to a pod that is gone would leave by the default route.
-    socket.set_route(network_of(config.pod_cidr), &Via::Unreachable).step("close the pod CIDR")?;
+    for cidr in &config.pod_cidrs {
+        socket.add_address(index, gateway_of(*cidr)).step("give the gateway its address")?;
+        // Without this, packets to a pod that is gone would leave by the default route.
+        socket.set_route(base_of(*cidr), &Via::Unreachable).step("close the pod CIDR")?;
+    }
     Ok(index)
 }
 
 /// Routes the cluster IPs to the gateway interface, so that processes of the node reach services (whose address
 /// is rewritten before the packet leaves) even when the node has no default route.
-pub fn route_services(
-    instance: &str,
-    pod_cidr: (Ipv4Addr, u8),
-    services: (Ipv4Addr, u8),
-) -> Result<(), NetlinkError> {
+pub fn route_services(instance: &str, pod_cidr: Network, services: Network) -> Result<(), NetlinkError> {
     let socket = Socket::route()?;
     let index = socket.link_index(&gateway_link(instance))?.ok_or(NetlinkError::NoAnswer)?;
     socket.set_route(services, &Via::Link { index, source: Some(gateway_of(pod_cidr)) })
 }
 
-fn configure_pod(socket: &Socket, address: Ipv4Addr, gateway_mac: Mac) -> Result<(), NetlinkError> {
+fn configure_pod(socket: &Socket, addresses: &[IpAddr], gateway_mac: Mac) -> Result<(), NetlinkError> {
     socket.set_up("lo", &[])?;
     let index = socket.link_index(POD_INTERFACE)?.ok_or(NetlinkError::NoAnswer)?;
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        // An address that policies don't know of must not exist.
+        socket.without_own_addresses(POD_INTERFACE)?;
+    }
     socket.set_up(POD_INTERFACE, &[])?;
-    socket.add_address(index, address)?;
-    socket.set_neighbour(index, POD_GATEWAY, gateway_mac)?;
-    socket.set_route((POD_GATEWAY, 32), &Via::Link { index, source: None })?;
-    let default = Via::Gateway { index, gateway: POD_GATEWAY, source: Some(address) };
-    socket.set_route((Ipv4Addr::UNSPECIFIED, 0), &default)
+    for address in addresses {
+        let family = Family::of(*address);
+        let gateway = pod_gateway(family);
+        socket.add_address(index, *address)?;
+        socket.set_neighbour(index, gateway, gateway_mac)?;
+        if family == Family::V4 {
+            socket.set_route((gateway, family.width()), &Via::Link { index, source: None })?;
+        }
+        let default = Via::Gateway { index, gateway, source: Some(*address) };
+        socket.set_route((family.unspecified(), 0), &default)?;
+    }
+    Ok(())
 }
 
 fn has_pod_interface(socket: &Socket) -> Result<bool, NetlinkError> {
@@ -353,7 +387,13 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     answered.await.map_err(|_| PodNetError::Worker)
 }
 
-/// Removes every interface, route and the nftables table of an instance from the network namespace of the calling
+/// The networks that pods had when the node ran last; none if it never did, or after [`down`].
+pub fn recorded_networks(state_dir: &Path) -> Vec<Network> {
+    let recorded = std::fs::read_to_string(cidr_file(state_dir)).unwrap_or_default();
+    recorded.lines().filter_map(parse_cidr).collect()
+}
+
+/// Removes every interface, route and the nftables tables of an instance from the network namespace of the calling
 /// thread, puts kernel settings back and deletes the state. Works without a running agent; anything already gone
 /// is fine.
 pub async fn down(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
@@ -362,22 +402,22 @@ pub async fn down(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
 }
 
 fn down_here(state_dir: &Path, instance: &str) -> Result<(), PodNetError> {
-    tolerate(nft::delete_table(&table_name(instance)), &[Errno::NOENT]).step("delete the nftables table")?;
+    for family in [Family::V4, Family::V6] {
+        let gone = nft::delete_table(&table_name(instance), family);
+        tolerate(gone, &[Errno::NOENT, Errno::AFNOSUPPORT, Errno::OPNOTSUPP])
+            .step("delete the nftables table")?;
+    }
     let socket = Socket::route().step("open a netlink socket")?;
     let prefix = link_prefix(instance);
     let links = socket.links().step("list links")?;
     let (ours, others): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|l| l.name.starts_with(&prefix));
     let ours: Vec<String> = ours.into_iter().map(|l| l.name).collect();
     socket.delete_links(&ours, link_group(instance)).step("delete the links")?;
-    let recorded = std::fs::read_to_string(cidr_file(state_dir)).ok();
-    if let Some(cidr) = recorded.as_deref().map(str::trim).and_then(parse_cidr) {
-        socket.delete_route(network_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;
+    for cidr in recorded_networks(state_dir) {
+        socket.delete_route(base_of(cidr), &Via::Unreachable).step("delete the route of the pod CIDR")?;
     }
     crate::routes::remove(&socket, state_dir).step("delete the routes to other nodes")?;
-    // Another instance on this machine still forwards packets.
-    let shared = others.iter().any(is_gateway);
-    sysctl::restore(&sysctl_dir(state_dir), shared)
-        .map_err(|source| PodNetError::Sysctl { name: "net.ipv4.ip_forward", source })?;
+    forwarding::restore(state_dir, &others)?;
     match std::fs::remove_dir_all(state_dir) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(PodNetError::State { path: state_dir.to_owned(), source })

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Everything that a tunnel needs to know of another node follows from its Node object: the MAC address of its end is
-//! made from its pod network. Looked at again whenever a Node, or a link, address or route of this machine changes, so
+//! made from its IPv4 pod network. Tunnels go from IPv4 address to IPv4 address and carry IPv6 too, so a node needs no
+//! IPv6 address of its own for its pods to have one. Looked at again whenever a Node, or a link, address or route of this machine changes, so
 //! that a wire that was cut and mended works again. What is installed is noted in a file, for the next start and for
 //! [`crate::down`].
 
@@ -25,17 +26,27 @@ use client::{Client, Informer, Scope};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 
-use crate::pod_net::{PodMtu, parse_cidr};
+use crate::address::{Family, Network, contains, network_in, parse_cidr};
+use crate::pod_net::PodMtu;
 
 pub(crate) use note::remove;
 
 /// A refused change is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
-type Network = (Ipv4Addr, u8);
-/// Pod networks of other nodes and the nodes' own addresses.
-type Peers = BTreeMap<Network, Ipv4Addr>;
-type Routes = BTreeMap<Network, (Ipv4Addr, Way)>;
+/// How the node of a pod network can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Peer {
+    /// Its own address in the network's family.
+    address: Option<IpAddr>,
+    /// Where tunnels to it end: its IPv4 address, and its IPv4 pod network.
+    end: Option<(Ipv4Addr, Network)>,
+}
+
+/// By pod networks of other nodes.
+type Peers = BTreeMap<Network, Peer>;
+/// The node's own address, or the end of its tunnel.
+type Routes = BTreeMap<Network, (IpAddr, Way)>;
 
 /// How packets get to the pods of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +90,10 @@ pub struct RoutesConfig {
     pub instance: String,
     /// The pod network's state directory.
     pub state_dir: PathBuf,
-    /// This node's pods.
-    pub pod_cidr: Network,
-    /// Only networks inside this one are routed.
-    pub cluster_cidr: Network,
+    /// This node's pods, one network a family, that of IPv4 first.
+    pub pod_cidrs: Vec<Network>,
+    /// Only networks inside these are routed.
+    pub cluster_cidrs: Vec<Network>,
     pub backend: Backend,
     /// Tells the tunnels of several clusters on the same machines apart (24 bits); the same on all nodes.
     pub cluster_tag: u32,
@@ -90,43 +101,65 @@ pub struct RoutesConfig {
     pub mtu: PodMtu,
 }
 
-/// The other nodes that have a pod network inside the cluster's, and an address outside.
-fn peers<'a>(nodes: impl Iterator<Item = &'a Node>, own_name: &str, cluster_cidr: Network) -> Peers {
+/// The pod networks of other nodes inside the cluster's, and the nodes' addresses outside.
+fn peers<'a>(nodes: impl Iterator<Item = &'a Node>, own_name: &str, cluster_cidrs: &[Network]) -> Peers {
     let mut peers = Peers::new();
     for node in nodes.filter(|node| node.metadata.name.as_deref() != Some(own_name)) {
-        let network = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()).and_then(parse_cidr);
+        let networks = networks_of(node, cluster_cidrs);
         let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-        let mut internal = addresses.filter(|a| a.type_ == "InternalIP");
-        let address = internal.find_map(|a| a.address.parse::<Ipv4Addr>().ok());
-        if let (Some(network), Some(address)) = (network, address)
-            && network.1 >= cluster_cidr.1
-            && contains(cluster_cidr, network.0)
-            && !contains(cluster_cidr, address)
-        {
-            peers.insert(network, address);
+        let internal = addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok());
+        let outside = |address: &IpAddr| !cluster_cidrs.iter().any(|cidr| contains(*cidr, *address));
+        let internal: Vec<IpAddr> = internal.filter(outside).collect();
+        let v4 = internal.iter().find_map(|a| match a {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let end = v4.zip(network_in(Family::V4, &networks));
+        for network in networks {
+            let own = |a: &&IpAddr| Family::of(**a) == Family::of(network.0);
+            let address = internal.iter().find(own).copied();
+            if address.is_some() || end.is_some() {
+                peers.insert(network, Peer { address, end });
+            }
         }
     }
     peers
 }
 
-/// How each peer is to be reached. `near` tells whether an address is a neighbour's; `None` while the machine has no
-/// way to it at all: then what was before stays.
-fn ways(peers: &Peers, backend: Backend, before: &Routes, near: impl Fn(Ipv4Addr) -> Option<bool>) -> Routes {
-    let way = |network: &Network, address: Ipv4Addr| match backend {
-        Backend::HostGateway => Way::Neighbour,
-        Backend::Vxlan => Way::Tunnel,
-        Backend::Auto => match near(address) {
-            Some(true) => Way::Neighbour,
-            Some(false) => Way::Tunnel,
-            None => before.get(network).map_or(Way::Tunnel, |(_, way)| *way),
-        },
+fn networks_of(node: &Node, cluster_cidrs: &[Network]) -> Vec<Network> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+    let inside = |network: &Network| {
+        cluster_cidrs.iter().any(|cidr| network.1 >= cidr.1 && contains(*cidr, network.0))
     };
-    peers.iter().map(|(network, address)| (*network, (*address, way(network, *address)))).collect()
+    let mut networks: Vec<Network> =
+        all.filter_map(|cidr| parse_cidr(cidr)).filter(|network| inside(network)).collect();
+    networks.dedup();
+    networks
 }
 
-fn contains((network, prefix): Network, address: Ipv4Addr) -> bool {
-    let shift = 32 - u32::from(prefix);
-    u32::from(network).checked_shr(shift) == u32::from(address).checked_shr(shift)
+/// How each peer is to be reached. `near` tells whether an address is a neighbour's; `None` while the machine has no
+/// way to it at all: then what was before stays, unless a tunnel leads around that.
+fn ways(peers: &Peers, backend: Backend, before: &Routes, near: impl Fn(IpAddr) -> Option<bool>) -> Routes {
+    let way = |network: &Network, peer: &Peer| {
+        let neighbour = peer.address.map(|address| (address, Way::Neighbour));
+        let tunnel = peer.end.map(|(end, _)| (end.into(), Way::Tunnel));
+        match backend {
+            Backend::HostGateway => neighbour,
+            Backend::Vxlan => tunnel,
+            Backend::Auto => {
+                let before = before.get(network).is_some_and(|(_, way)| *way == Way::Neighbour);
+                // A tunnel is good as long as its end can be reached, whatever became of IPv6 between the machines.
+                let tunnelled = |address| {
+                    peer.end.is_some_and(|(end, _)| address != IpAddr::V4(end) && near(end.into()).is_some())
+                };
+                let stays = |address| before && !tunnelled(address);
+                let routed = peer.address.is_some_and(|a| near(a).unwrap_or_else(|| stays(a)));
+                if routed { neighbour } else { tunnel }
+            }
+        }
+    };
+    peers.iter().filter_map(|(network, peer)| Some((*network, way(network, peer)?))).collect()
 }
 
 /// Sets the size of packet for pods before the first one starts: that of the link with the node's address, less what
@@ -156,7 +189,7 @@ pub async fn run(client: Client, config: RoutesConfig, mut stop: watch::Receiver
     loop {
         while changes.try_recv().is_ok() {}
         let all = nodes.list();
-        let peers = peers(all.iter().map(|c| &c.object), &config.node_name, config.cluster_cidr);
+        let peers = peers(all.iter().map(|c| &c.object), &config.node_name, &config.cluster_cidrs);
         let (mut work, own) = (state.take().unwrap_or_else(|| kernel::State::read(&config)), config.clone());
         let done = tokio::task::spawn_blocking(move || {
             let complete = work.reconcile(&own, &peers);
@@ -190,45 +223,89 @@ mod tests {
 
     use super::*;
 
-    const CLUSTER: Network = (Ipv4Addr::new(10, 244, 0, 0), 16);
+    fn network(text: &str) -> Network {
+        parse_cidr(text).unwrap()
+    }
 
-    fn network(number: u8) -> Network {
-        (Ipv4Addr::new(10, 244, number, 0), 24)
+    fn numbered(number: u8) -> Network {
+        network(&format!("10.244.{number}.0/24"))
+    }
+
+    fn cluster() -> [Network; 2] {
+        [network("10.244.0.0/16"), network("fd00:10:244::/56")]
+    }
+
+    fn show(peers: &Peers) -> String {
+        let text = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+        let line = |((network, prefix), peer): (&Network, &Peer)| {
+            let end = peer.end.map(|(address, (network, _))| format!("{address} ({network})"));
+            format!("{network}/{prefix} {} {}\n", text(peer.address.map(|a| a.to_string())), text(end))
+        };
+        peers.iter().map(line).collect()
     }
 
     #[test]
     fn each_other_node_with_a_network_and_an_address_is_a_peer() {
-        let node = |name: &str, cidr: &str, address: &str| -> Node {
+        let node = |name: &str, cidrs: &[&str], addresses: &[&str]| -> Node {
+            let internal = addresses.iter().map(|a| json!({"type": "InternalIP", "address": a}));
+            let mut all = vec![json!({"type": "Hostname", "address": name})];
+            all.extend(internal);
             serde_json::from_value(json!({
-                "metadata": {"name": name}, "spec": {"podCIDR": cidr},
-                "status": {"addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]},
+                "metadata": {"name": name}, "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+                "status": {"addresses": all},
             }))
             .unwrap()
         };
         let nodes = [
-            node("own", "10.244.0.0/24", "192.168.0.1"),
-            node("two", "10.244.1.0/24", "192.168.0.2"),
-            node("addressless", "10.244.2.0/24", ""),
-            node("foreign", "10.9.0.0/24", "192.168.0.4"),
-            node("only-pod-network", "10.244.4.0/24", "10.244.4.1"),
+            node("own", &["10.244.0.0/24"], &["192.168.0.1"]),
+            node("two", &["10.244.1.0/24"], &["192.168.0.2"]),
+            node("addressless", &["10.244.2.0/24"], &[""]),
+            node("foreign", &["10.9.0.0/24"], &["192.168.0.4"]),
+            node("only-pod-network", &["10.244.4.0/24"], &["10.244.4.1"]),
+            node("both", &["10.244.5.0/24", "fd00:10:244:5::/64"], &["192.168.0.5", "fd00::5"]),
+            node("without-v6-address", &["10.244.6.0/24", "fd00:10:244:6::/64"], &["192.168.0.6"]),
             Node::default(),
         ];
-        let found = peers(nodes.iter(), "own", CLUSTER);
-        assert_eq!(found, Peers::from([(network(1), Ipv4Addr::new(192, 168, 0, 2))]));
+        expect_test::expect![[r#"
+            10.244.1.0/24 192.168.0.2 192.168.0.2 (10.244.1.0)
+            10.244.5.0/24 192.168.0.5 192.168.0.5 (10.244.5.0)
+            10.244.6.0/24 192.168.0.6 192.168.0.6 (10.244.6.0)
+            fd00:10:244:5::/64 fd00::5 192.168.0.5 (10.244.5.0)
+            fd00:10:244:6::/64 - 192.168.0.6 (10.244.6.0)
+        "#]]
+        .assert_eq(&show(&peers(nodes.iter(), "own", &cluster())));
     }
 
     #[test]
     fn neighbours_are_routed_and_the_others_tunnelled_unless_one_way_is_forced() {
         let address = |last| Ipv4Addr::new(192, 168, 0, last);
-        let peers: Peers = (1..=4).map(|n| (network(n), address(n))).collect();
+        let peer = |n| Peer { address: Some(address(n).into()), end: Some((address(n), numbered(n))) };
+        let mut peers: Peers = (1..=4).map(|n| (numbered(n), peer(n))).collect();
+        let sixth = network("fd00:10:244:1::/64");
+        peers.insert(sixth, Peer { address: None, ..peer(1) });
+        let lost = network("fd00:10:244:3::/64");
+        let [unreachable, sixth_way] = ["fd77::3", "fd77::1"].map(|a| a.parse::<IpAddr>().unwrap());
+        peers.insert(lost, Peer { address: Some(unreachable), ..peer(1) });
+        peers.insert(network("fd00:10:244:4::/64"), Peer { address: Some(unreachable), ..peer(3) });
+        peers.insert(network("fd00:10:244:5::/64"), Peer { address: Some(sixth_way), ..peer(1) });
         // 1 is near, 2 is not, 3 and 4 can't be told at the moment
-        let near = |a: Ipv4Addr| [None, Some(true), Some(false), None, None][usize::from(a.octets()[3])];
-        let before = Routes::from([(network(3), (address(3), Way::Neighbour))]);
-        let of = |backend| ways(&peers, backend, &before, near).values().map(|(_, w)| *w).collect::<Vec<_>>();
+        let near = |a: IpAddr| match a {
+            IpAddr::V4(a) => [None, Some(true), Some(false), None, None][usize::from(a.octets()[3])],
+            IpAddr::V6(_) => (a == sixth_way).then_some(true),
+        };
+        let mut before = Routes::from([(numbered(3), (address(3).into(), Way::Neighbour))]);
+        for network in [lost, network("fd00:10:244:4::/64")] {
+            before.insert(network, (unreachable, Way::Neighbour));
+        }
+        let routes = |backend| ways(&peers, backend, &before, near);
+        let of = |backend| routes(backend).values().map(|(_, w)| *w).collect::<Vec<_>>();
         use Way::{Neighbour, Tunnel};
-        assert_eq!(of(Backend::Auto), [Neighbour, Tunnel, Neighbour, Tunnel]);
-        assert_eq!(of(Backend::HostGateway), [Neighbour; 4]);
-        assert_eq!(of(Backend::Vxlan), [Tunnel; 4]);
+        let fourth = [Neighbour, Tunnel, Neighbour, Tunnel];
+        // no address; one that is lost while IPv4 works; the same while nothing works; a near one
+        assert_eq!(of(Backend::Auto), [&fourth[..], &[Tunnel, Tunnel, Neighbour, Neighbour]].concat());
+        assert_eq!(of(Backend::HostGateway), [Neighbour; 7], "nothing leads to a node without an address");
+        assert_eq!(of(Backend::Vxlan), [Tunnel; 8]);
+        assert_eq!(routes(Backend::Auto)[&sixth], (address(1).into(), Tunnel));
     }
 
     #[test]

@@ -5,6 +5,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+/// The value of `/proc/sys/<name>`.
+pub(crate) fn get(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(Path::new("/proc/sys").join(name))?.trim().to_owned())
+}
+
 /// Sets `/proc/sys/<name>` to `value` and returns the value before Podium. That one is what `dir` has recorded in
 /// this boot, or what another instance knows (`inherited`), or what is there now; it is recorded before anything
 /// changes.
@@ -18,7 +23,7 @@ pub(crate) fn set(dir: &Path, name: &str, value: &str, inherited: Option<String>
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
-    let now = fs::read_to_string(&path)?.trim().to_owned();
+    let now = get(name)?;
     let old = recorded.or(inherited).unwrap_or_else(|| now.clone());
     fs::create_dir_all(dir)?;
     let beside = dir.join(format!(".{}.new", name.replace('/', ".")));
@@ -42,7 +47,11 @@ pub(crate) fn restore(dir: &Path, keep_values: bool) -> io::Result<()> {
         let path = entry?.path();
         let text = fs::read_to_string(&path)?;
         if let Some(record) = parse(&text).filter(|r| r.boot == boot && !keep_values) {
-            fs::write(Path::new("/proc/sys").join(record.name), record.old)?;
+            match fs::write(Path::new("/proc/sys").join(record.name), record.old) {
+                // The setting of an interface goes with it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
         fs::remove_file(&path)?;
     }

@@ -11,23 +11,23 @@ use std::time::Instant;
 
 use api::ObjectKey;
 use net::proxy::{Backend, Frontend, Place, Protocol, Table, Target, rules_of};
-use net::{PodMtu, PodNet, PodNetConfig};
+use net::{Family, Network, PodMtu, PodNet, PodNetConfig};
 use serde_json::json;
 use world::{Pod, ask, ask_udp, at, in_new_node, root, serve_here};
 
-const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
-const CLUSTER_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
-const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+const POD_CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 24);
+const CLUSTER_CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 16);
+const SERVICE_CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), 16);
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-async fn open(dir: &Path, instance: &str, pod_cidr: (Ipv4Addr, u8)) -> PodNet {
+async fn open(dir: &Path, instance: &str, pod_cidr: Network) -> PodNet {
     let config = PodNetConfig {
         state_dir: dir.to_owned(),
-        pod_cidr,
+        pod_cidrs: vec![pod_cidr],
         instance: instance.into(),
         mtu: PodMtu::default(),
     };
@@ -63,7 +63,8 @@ impl Node {
                 pods.push((pod, address));
             }
             // A second instance's "pod" is a neighbour of this node as far as the first one knows.
-            let elsewhere = open(&dir.path().join("outside"), "out", (Ipv4Addr::new(192, 0, 2, 0), 24)).await;
+            let elsewhere =
+                open(&dir.path().join("outside"), "out", (Ipv4Addr::new(192, 0, 2, 0).into(), 24)).await;
             let outside = Pod::new("outside");
             attach(&elsewhere, &outside).await;
             outside.serve(8080);
@@ -85,11 +86,11 @@ impl Node {
         affinity: Option<u32>,
     ) {
         let targets: Vec<Target> =
-            pods.iter().map(|p| Target { address: self.pods[*p].1, port: 8080 }).collect();
+            pods.iter().map(|p| Target { address: self.pods[*p].1.into(), port: 8080 }).collect();
         let mut rules = Vec::new();
         for (address, port) in frontends {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let frontend = Frontend::new(address.map(Ipv4Addr::from), protocol, *port);
+                let frontend = Frontend::new(address.map(IpAddr::from), protocol, *port);
                 let backend = if targets.is_empty() {
                     Backend::Reject
                 } else {
@@ -394,8 +395,8 @@ fn endpoints_on_the_node_itself() {
         let mut node = Node::new();
         serve_here("host", 9091);
         let frontend =
-            |address: Option<[u8; 4]>, port| Frontend::new(address.map(Ipv4Addr::from), Protocol::Tcp, port);
-        let targets = vec![Target { address: Ipv4Addr::new(192, 0, 2, 1), port: 9091 }];
+            |address: Option<[u8; 4]>, port| Frontend::new(address.map(IpAddr::from), Protocol::Tcp, port);
+        let targets = vec![Target { address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 9091 }];
         let backend = Backend::to(targets);
         let rules = vec![(frontend(Some(VIP), 443), backend.clone()), (frontend(None, 30443), backend)];
         node.table.set_service(&ObjectKey::new("default", "kubernetes"), rules);
@@ -430,7 +431,7 @@ fn balancer(node: &mut Node, spec: &serde_json::Value, endpoints: &[(usize, &str
     view.set_service(&key, Some(service));
     view.set_slice(&key, Some(slice));
     let here = Place { node: "here".into(), zone: String::new() };
-    node.table.set_service(&key, rules_of(&view, &key, &here));
+    node.table.set_service(&key, rules_of(&view, &key, &here, Family::V4));
     node.table.apply().unwrap();
 }
 
@@ -558,9 +559,9 @@ fn ten_thousand_services_load_at_once_and_change_quickly() {
         let mut node = Node::new();
         let key = |i: u32| ObjectKey::new("ns", format!("s{i}"));
         let rules = |i: u32, first: u8| {
-            let address = Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i));
+            let address = Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i).into());
             let frontend = Frontend::new(address, Protocol::Tcp, 80);
-            let target = |n| Target { address: Ipv4Addr::new(10, 245, (i >> 8) as u8, n), port: 8080 };
+            let target = |n| Target { address: Ipv4Addr::new(10, 245, (i >> 8) as u8, n).into(), port: 8080 };
             let targets = vec![target(first), target(200)];
             vec![(frontend, Backend::to(targets))]
         };

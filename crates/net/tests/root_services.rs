@@ -13,15 +13,15 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use net::dns::DnsConfig;
 use net::proxy::ProxyConfig;
-use net::{PodMtu, PodNet, PodNetConfig};
+use net::{Network, PodMtu, PodNet, PodNetConfig};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use world::cluster::Cluster;
 use world::{Pod, ask, ask_udp, at, in_new_node, root};
 
-const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 24);
-const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+const POD_CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 24);
+const SERVICE_CIDR: Network = (IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), 16);
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
 const DNS: [u8; 4] = [10, 96, 0, 10];
 const VIP: [u8; 4] = [10, 96, 0, 50];
@@ -44,7 +44,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let config = PodNetConfig {
             state_dir: dir.path().join("net"),
-            pod_cidr: POD_CIDR,
+            pod_cidrs: vec![POD_CIDR],
             instance: "svc".into(),
             mtu: PodMtu::default(),
         };
@@ -70,9 +70,9 @@ impl Node {
         let proxy = ProxyConfig {
             node_name: "here".into(),
             instance: "svc".into(),
-            pod_cidr: POD_CIDR,
-            cluster_cidr: POD_CIDR,
-            service_cidr: Some(SERVICE_CIDR),
+            pod_cidrs: vec![POD_CIDR],
+            cluster_cidrs: vec![POD_CIDR],
+            service_cidrs: vec![SERVICE_CIDR],
         };
         let dns = DnsConfig {
             domain: "cluster.local".into(),
@@ -212,9 +212,9 @@ fn rules_follow_the_api() {
         let config = ProxyConfig {
             node_name: "here".into(),
             instance: "svc".into(),
-            pod_cidr: POD_CIDR,
-            cluster_cidr: POD_CIDR,
-            service_cidr: None,
+            pod_cidrs: vec![POD_CIDR],
+            cluster_cidrs: vec![POD_CIDR],
+            service_cidrs: Vec::new(),
         };
         let (_stop, stopped) = watch::channel(false);
         let (_rules, policies) = watch::channel(Some(net::policy::NodeRules::new()));

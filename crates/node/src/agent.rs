@@ -56,7 +56,7 @@ impl NodeAgent {
         let found = machine(&config);
         let facts = NodeFacts {
             node_name: config.node_name.clone(),
-            node_ips: vec![config.node_ip],
+            node_ips: config.node_ips.clone(),
             cpu_milli: i64::try_from(found.cpus).unwrap_or(1) * 1000,
             memory_bytes: i64::try_from(found.memory_bytes).unwrap_or(0),
         };

@@ -15,13 +15,14 @@ pub struct NodeConfig {
     pub root_dir: PathBuf,
     /// Container logs, one folder per pod.
     pub log_root: PathBuf,
-    pub node_ip: IpAddr,
+    /// Its own addresses, one a family, the primary one first.
+    pub node_ips: Vec<IpAddr>,
     /// Name servers of pods with dnsPolicy ClusterFirst.
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     pub max_pods: u32,
-    /// `spec.podCIDR` of the Node; `None` leaves it to somebody else.
-    pub pod_cidr: Option<String>,
+    /// `spec.podCIDRs` of the Node; none leaves them to somebody else.
+    pub pod_cidrs: Vec<String>,
     /// Extra labels of the Node.
     pub labels: Vec<(String, String)>,
     /// Process limit of a pod.
@@ -42,17 +43,17 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// Defaults for everything that has one.
-    pub fn new(node_name: &str, root_dir: PathBuf, log_root: PathBuf, node_ip: IpAddr) -> Self {
+    pub fn new(node_name: &str, root_dir: PathBuf, log_root: PathBuf, node_ips: Vec<IpAddr>) -> Self {
         Self {
             node_name: node_name.into(),
             image_dir: root_dir.clone(),
             root_dir,
             log_root,
-            node_ip,
+            node_ips,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             max_pods: 110,
-            pod_cidr: None,
+            pod_cidrs: Vec::new(),
             eviction: Rules::usual(),
             image_gc: Policy::default(),
             labels: Vec::new(),

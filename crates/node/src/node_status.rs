@@ -79,8 +79,8 @@ pub fn node_object(config: &NodeConfig, machine: &Machine, now: Timestamp) -> co
     core::Node {
         metadata: ObjectMeta { name: Some(name), labels: Some(labels), ..ObjectMeta::default() },
         spec: Some(core::NodeSpec {
-            pod_cidr: config.pod_cidr.clone(),
-            pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
+            pod_cidr: config.pod_cidrs.first().cloned(),
+            pod_cidrs: Some(config.pod_cidrs.clone()).filter(|cidrs| !cidrs.is_empty()),
             ..core::NodeSpec::default()
         }),
         status: Some(node_status(config, machine, &[], None, now)),
@@ -106,10 +106,14 @@ pub fn node_status(
     .into();
     let address = |kind: &str, text: String| core::NodeAddress { address: text, type_: kind.into() };
     core::NodeStatus {
-        addresses: Some(vec![
-            address("InternalIP", config.node_ip.to_string()),
-            address("Hostname", config.node_name.clone()),
-        ]),
+        addresses: Some(
+            config
+                .node_ips
+                .iter()
+                .map(|ip| address("InternalIP", ip.to_string()))
+                .chain([address("Hostname", config.node_name.clone())])
+                .collect(),
+        ),
         allocatable: Some(allocatable(config, machine, &capacity)),
         capacity: Some(capacity),
         conditions: Some(conditions(pressures, old, now)),
@@ -215,8 +219,8 @@ pub(crate) async fn register(shared: &Shared, machine: &Machine) -> Result<(), S
             let mut patch = json!({"metadata": {"labels": wanted.metadata.labels}});
             let present: core::Node = shared.client.get(&key).await?;
             let has_cidr = present.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());
-            if let Some(cidr) = shared.config.pod_cidr.as_ref().filter(|_| !has_cidr) {
-                patch["spec"] = json!({"podCIDR": cidr, "podCIDRs": [cidr]});
+            if let Some(first) = shared.config.pod_cidrs.first().filter(|_| !has_cidr) {
+                patch["spec"] = json!({"podCIDR": first, "podCIDRs": shared.config.pod_cidrs});
             }
             let options = RequestOptions::default();
             shared.client.patch(&nodes(), &key, None, PatchType::Merge, &patch, options).await?;

@@ -1,6 +1,6 @@
 //! `podium agent`: a node of a cluster whose control plane runs elsewhere.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use api::ObjectKey;
 use api::metrics::Metrics;
 use client::Client;
 use k8s_openapi::api::core::v1::Node;
+use net::Network;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -25,7 +26,7 @@ use crate::bootstrap::join::{self, Credentials, JoinToken, NodeTransport, Purpos
 use crate::bootstrap::pki::{Credential, lifetime};
 use crate::bootstrap::renewal::{self, Renew};
 use crate::cli::{AgentArgs, outln};
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::host;
 use crate::node_part::{NodeClients, NodePart, NodeSetup};
 use crate::progress::Progress;
@@ -118,11 +119,11 @@ async fn start(
         Client::new(Arc::clone(&transport) as Arc<dyn client::Transport>, &agent).with_metrics(&page);
     progress.ready("joined", &args.server);
 
-    let pod_cidr = register(&client, name).await?;
-    let ip = match args.node_ip {
-        Some(ip) => ip,
-        None => config::address_towards(resolve(&args.server).await?)?,
-    };
+    let ips = own_addresses(args, paths).await?;
+    let mut pod_cidrs = register(&client, name).await?;
+    // A machine without IPv6 stays without it, also in a cluster that has it.
+    let dual_stack = ips.iter().any(IpAddr::is_ipv6) && pod_cidrs.iter().any(|(base, _)| base.is_ipv6());
+    pod_cidrs.retain(|(base, _)| dual_stack || base.is_ipv4());
     let serving = match credentials.serving() {
         Some(serving) => serving,
         None => {
@@ -132,7 +133,7 @@ async fn start(
         }
     };
     let (tls, newest_tls) = watch::channel(server_config(&ca_pem, &serving)?);
-    let at = SocketAddr::new(ip, node::node_status::SERVER_PORT);
+    let at = SocketAddr::new(ips[0], node::node_status::SERVER_PORT);
     let listener = TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at}"))?;
     for (purpose, cert_pem) in [(Purpose::Client, credential.cert_pem), (Purpose::Serving, serving.cert_pem)]
     {
@@ -156,7 +157,9 @@ async fn start(
         dns: client.clone(),
     }
     .with_metrics(&page);
-    let setup = NodeSetup { paths, name, ip, pod_cidr, ca_pem: &ca_pem, args: &args.node, clients };
+    let networks = Networks::new(dual_stack);
+    let setup =
+        NodeSetup { paths, name, ips, pod_cidrs, networks, ca_pem: &ca_pem, args: &args.node, clients };
     let node = NodePart::start(setup, &mut progress, stop.clone()).await?;
     let streams = Arc::clone(&node.agent);
     tasks.spawn(async move {
@@ -167,8 +170,20 @@ async fn start(
     Ok(node)
 }
 
-/// Makes the Node if need be and returns the pod network that the API server gave it.
-async fn register(client: &Client, name: &str) -> Result<(Ipv4Addr, u8)> {
+/// The machine's addresses for the other nodes, at least one, the primary one first: that on its way to the server.
+async fn own_addresses(args: &AgentArgs, paths: &Paths) -> Result<Vec<IpAddr>> {
+    let mut ips = args.node_ip.addresses().to_vec();
+    if ips.is_empty() {
+        ips.push(config::address_towards(resolve(&args.server).await?)?);
+    }
+    if ips.iter().all(IpAddr::is_ipv4) {
+        ips.extend(config::node_address_v6(paths));
+    }
+    Ok(ips)
+}
+
+/// Makes the Node if need be and returns the pod networks that the API server gave it.
+async fn register(client: &Client, name: &str) -> Result<Vec<Network>> {
     let node: Node = match client.get(&ObjectKey::new("", name)).await {
         Err(status) if status.is_not_found() => {
             let node: Node = serde_json::from_value(json!({"metadata": {"name": name}}))?;
@@ -177,8 +192,11 @@ async fn register(client: &Client, name: &str) -> Result<(Ipv4Addr, u8)> {
         other => other,
     }
     .map_err(|status| anyhow!("cannot register the node {name}: {status}"))?;
-    let cidr = node.spec.and_then(|spec| spec.pod_cidr);
-    cidr.as_deref().and_then(net::parse_cidr).with_context(|| format!("node {name} was given no pod network"))
+    let spec = node.spec.unwrap_or_default();
+    let all = spec.pod_cidrs.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let cidrs: Vec<Network> = all.iter().filter_map(|cidr| net::parse_cidr(cidr)).collect();
+    anyhow::ensure!(!cidrs.is_empty(), "node {name} was given no pod network");
+    Ok(cidrs)
 }
 
 /// First address of a URL's host.

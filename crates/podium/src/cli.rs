@@ -56,9 +56,10 @@ pub(crate) struct ServerArgs {
     /// Address and port of the API server
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
     pub(crate) listen: SocketAddr,
-    /// Address of this machine for the other nodes (default: that of its default route)
-    #[arg(long, value_name = "IP")]
-    pub(crate) node_ip: Option<IpAddr>,
+    /// Addresses of this machine for the other nodes: one, or one of IPv4 and one of IPv6 with a comma between them
+    /// (default: those of its default routes)
+    #[arg(long, value_name = "IP[,IP]", default_value = "", hide_default_value = true)]
+    pub(crate) node_ip: NodeIps,
     /// Apply the manifests in a file or folder once the cluster is ready (may be repeated)
     #[arg(long, value_name = "PATH")]
     pub(crate) apply: Vec<PathBuf>,
@@ -68,6 +69,31 @@ pub(crate) struct ServerArgs {
     /// The same for a node that has never reported
     #[arg(long, value_name = "TIME", default_value = "1m")]
     pub(crate) node_startup_grace_period: Period,
+}
+
+/// At most one address of each family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeIps(Vec<IpAddr>);
+
+impl NodeIps {
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        &self.0
+    }
+}
+
+impl FromStr for NodeIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words = text.split(',').filter(|_| !text.is_empty());
+        let parse = |word: &str| word.parse().map_err(|_| format!("{word:?} is no IP address"));
+        let ips: Vec<IpAddr> = words.map(parse).collect::<Result<_, _>>()?;
+        match ips[..] {
+            [] | [_] => Ok(Self(ips)),
+            [a, b] if a.is_ipv4() && b.is_ipv6() => Ok(Self(ips)),
+            _ => Err("two addresses must be one of IPv4 and then one of IPv6".to_owned()),
+        }
+    }
 }
 
 /// A time as Kubernetes' flags write it: `40s`, `1m30s`, `500ms`.
@@ -137,9 +163,10 @@ pub(crate) struct AgentArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Address of this machine for the other nodes (default: that of its route to the server)
-    #[arg(long, value_name = "IP")]
-    pub(crate) node_ip: Option<IpAddr>,
+    /// Addresses of this machine for the other nodes: one, or one of IPv4 and one of IPv6 with a comma between them
+    /// (default: that of its route to the server, and one of IPv6 if the machine has any)
+    #[arg(long, value_name = "IP[,IP]", default_value = "", hide_default_value = true)]
+    pub(crate) node_ip: NodeIps,
 }
 
 #[derive(Args)]
@@ -208,6 +235,20 @@ pub(crate) fn errln(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_has_at_most_one_address_of_each_family() {
+        for good in ["", "192.0.2.1", "fd00::1", "192.0.2.1,fd00::1"] {
+            let ips: NodeIps = good.parse().unwrap();
+            let texts: Vec<String> = ips.addresses().iter().map(ToString::to_string).collect();
+            assert_eq!(texts.join(","), good);
+        }
+        for wrong in
+            ["x", "192.0.2.1,", "192.0.2.1,192.0.2.2", "fd00::1,192.0.2.1", "192.0.2.1,fd00::1,fd00::2"]
+        {
+            assert!(wrong.parse::<NodeIps>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn times_are_written_as_in_kubernetes() {

@@ -2,7 +2,7 @@
 //!
 //! `internalTrafficPolicy: Local` makes each node use its own server, so names resolve as long as the node works.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -80,12 +80,12 @@ fn endpoints<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Value> {
         let network = net::parse_cidr(node.spec.as_ref()?.pod_cidr.as_deref()?)?;
         Some((node.metadata.name.clone()?, net::gateway_of(network)))
     };
-    let mut all: Vec<(String, Ipv4Addr)> = nodes.filter_map(of).collect();
+    let mut all: Vec<(String, IpAddr)> = nodes.filter_map(of).collect();
     all.sort();
     all.iter().map(|(name, address)| endpoint(name, *address)).collect()
 }
 
-fn endpoint(node: &str, address: Ipv4Addr) -> Value {
+fn endpoint(node: &str, address: IpAddr) -> Value {
     json!({
         "addresses": [address.to_string()], "nodeName": node,
         "conditions": {"ready": true, "serving": true, "terminating": false},

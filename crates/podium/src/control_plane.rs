@@ -21,7 +21,7 @@ use crate::bootstrap::renewal::{self, LiveCertificate, OwnLeaf};
 use crate::bootstrap::{API_SERVER_TO_NODES, signer};
 use crate::cli::ServerArgs;
 use crate::cluster_dns;
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::progress::Progress;
 
 /// A running control plane.
@@ -43,7 +43,8 @@ impl ControlPlane {
         paths: &Paths,
         pki: &Arc<Pki>,
         args: &ServerArgs,
-        node_ip: IpAddr,
+        node_ips: &[IpAddr],
+        networks: Networks,
         progress: &mut Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<Self> {
@@ -56,10 +57,14 @@ impl ControlPlane {
             .with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let gateway = Arc::new(Nodes::default());
-        let server = open_server(&store, pki, address, node_ip, &gateway).await?;
+        // What listens on every address is advertised at the primary one.
+        let primary = node_ips.first().copied().unwrap_or_else(config::gateway_address);
+        let ip = if address.ip().is_unspecified() { primary } else { address.ip() };
+        let advertise = SocketAddr::new(ip, address.port());
+        let server = open_server(&store, pki, advertise, networks, &gateway).await?;
         let mut addresses: Vec<IpAddr> =
-            vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address().into()];
-        addresses.extend([node_ip, address.ip()].into_iter().filter(|ip| !ip.is_unspecified()));
+            vec![Ipv4Addr::LOCALHOST.into(), config::API_SERVICE_IP.into(), config::gateway_address()];
+        addresses.extend(node_ips.iter().copied().chain([address.ip()]).filter(|ip| !ip.is_unspecified()));
         addresses.sort();
         addresses.dedup();
         let serving = Arc::clone(&server);
@@ -149,15 +154,15 @@ impl ControlPlane {
 async fn open_server(
     store: &Arc<EmbeddedStore>,
     pki: &Pki,
-    address: SocketAddr,
-    node_ip: IpAddr,
+    advertise: SocketAddr,
+    networks: Networks,
     gateway: &Arc<Nodes>,
 ) -> Result<Arc<ApiServer>> {
-    let ip = if address.ip().is_unspecified() { node_ip } else { address.ip() };
     let config = ServerConfig {
-        service_cidr: config::SERVICE_CIDR.into(),
+        service_cidrs: networks.services().iter().map(config::cidr_text).collect(),
+        cluster_cidrs: networks.cluster().iter().map(config::cidr_text).collect(),
         node_port_range: (30000, 32767),
-        advertise: SocketAddr::new(ip, address.port()),
+        advertise,
         service_account_issuer: format!("https://kubernetes.default.svc.{}", config::CLUSTER_DOMAIN),
         service_account_key_pem: pki.service_account_key_pem.clone(),
         root_ca_pem: pki.ca_pem.clone(),

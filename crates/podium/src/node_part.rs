@@ -1,6 +1,6 @@
 //! The node: container engine, pod network, node agent, service proxy, DNS, wired to an API server, wherever it runs.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::adapters::{network::Network, runtime::Containers};
 use crate::bootstrap::join;
 use crate::cli::NodeArgs;
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::progress::Progress;
 use crate::toolbox;
 
@@ -31,8 +31,10 @@ const TOOLBOX_IMAGE: &str = "podium.local/toolbox:latest";
 pub(crate) struct NodeSetup<'a> {
     pub(crate) paths: &'a Paths,
     pub(crate) name: &'a str,
-    pub(crate) ip: IpAddr,
-    pub(crate) pod_cidr: (Ipv4Addr, u8),
+    /// Its own addresses, the primary one first.
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) pod_cidrs: Vec<net::Network>,
+    pub(crate) networks: Networks,
     /// The cluster's authority: what tells this cluster from others.
     pub(crate) ca_pem: &'a str,
     pub(crate) args: &'a NodeArgs,
@@ -89,7 +91,7 @@ impl NodePart {
         net::routes::measure(&routes).await;
         let pod_net = PodNet::open(net::PodNetConfig {
             state_dir: paths.network(),
-            pod_cidr: setup.pod_cidr,
+            pod_cidrs: setup.pod_cidrs.clone(),
             instance: paths.instance.clone(),
             mtu: routes.mtu.clone(),
         })
@@ -115,8 +117,11 @@ impl NodePart {
         tasks.spawn(net::proxy::run(clients.proxy.clone(), policies, proxy, stop.clone()));
         tasks.spawn(net::dns::run(clients.dns.clone(), dns_config(&setup), stop.clone()));
         tasks.spawn(net::routes::run(clients.agent.clone(), routes, stop.clone()));
-        let (network, prefix) = setup.pod_cidr;
-        progress.ready("network", &format!("pods {network}/{prefix}, services {}", config::SERVICE_CIDR));
+        let text = |networks: &[net::Network]| {
+            networks.iter().map(config::cidr_text).collect::<Vec<_>>().join(" and ")
+        };
+        let (pods, services) = (text(&setup.pod_cidrs), text(&setup.networks.services()));
+        progress.ready("network", &format!("pods {pods}, services {services}"));
 
         let agent = NodeAgent::new(
             node_config,
@@ -177,28 +182,27 @@ fn report_blocked(client: &Client, node: &str, blocked: &str) {
 }
 
 fn node_config(setup: &NodeSetup<'_>) -> Result<NodeConfig> {
-    let (network, prefix) = setup.pod_cidr;
     Ok(NodeConfig {
         eviction: setup.args.housekeeping.eviction()?,
         image_gc: setup.args.housekeeping.image_gc()?,
         image_dir: setup.paths.images(),
         cluster_dns: vec![config::DNS_SERVICE_IP.into()],
         cluster_domain: config::CLUSTER_DOMAIN.into(),
-        pod_cidr: Some(format!("{network}/{prefix}")),
+        pod_cidrs: setup.pod_cidrs.iter().map(config::cidr_text).collect(),
         lease_duration: Duration::from_secs(setup.args.node_lease_duration_seconds.into()),
         manifests: Some(setup.args.pod_manifest_path.clone().unwrap_or_else(|| setup.paths.manifests())),
-        ..NodeConfig::new(setup.name, setup.paths.pods(), setup.paths.logs(), setup.ip)
+        ..NodeConfig::new(setup.name, setup.paths.pods(), setup.paths.logs(), setup.ips.clone())
     })
 }
 
 fn routes_config(setup: &NodeSetup<'_>) -> net::routes::RoutesConfig {
     net::routes::RoutesConfig {
         node_name: setup.name.to_owned(),
-        node_ip: setup.ip,
+        node_ip: setup.ips.first().copied().unwrap_or_else(config::gateway_address),
         instance: setup.paths.instance.clone(),
         state_dir: setup.paths.network(),
-        pod_cidr: setup.pod_cidr,
-        cluster_cidr: config::CLUSTER_CIDR,
+        pod_cidrs: setup.pod_cidrs.clone(),
+        cluster_cidrs: setup.networks.cluster(),
         backend: setup.args.network_backend,
         cluster_tag: cluster_tag(setup.ca_pem),
         mtu: net::PodMtu::default(),
@@ -215,22 +219,19 @@ fn proxy_config(setup: &NodeSetup<'_>) -> net::proxy::ProxyConfig {
     net::proxy::ProxyConfig {
         node_name: setup.name.to_owned(),
         instance: setup.paths.instance.clone(),
-        pod_cidr: setup.pod_cidr,
-        cluster_cidr: config::CLUSTER_CIDR,
-        service_cidr: net::parse_cidr(config::SERVICE_CIDR),
+        pod_cidrs: setup.pod_cidrs.clone(),
+        cluster_cidrs: setup.networks.cluster(),
+        service_cidrs: setup.networks.services(),
     }
 }
 
 fn dns_config(setup: &NodeSetup<'_>) -> net::dns::DnsConfig {
-    let gateway = IpAddr::from(net::gateway_of(setup.pod_cidr));
+    let gateways: Vec<IpAddr> = setup.pod_cidrs.iter().map(|cidr| net::gateway_of(*cidr)).collect();
     net::dns::DnsConfig {
         domain: config::CLUSTER_DOMAIN.into(),
-        listen: vec![SocketAddr::new(gateway, 53)],
-        own_addresses: vec![gateway, config::DNS_SERVICE_IP.into()],
-        reverse_ranges: [Some(config::CLUSTER_CIDR), net::parse_cidr(config::SERVICE_CIDR)]
-            .into_iter()
-            .flatten()
-            .collect(),
+        listen: gateways.iter().map(|gateway| SocketAddr::new(*gateway, 53)).collect(),
+        own_addresses: gateways.into_iter().chain([config::DNS_SERVICE_IP.into()]).collect(),
+        reverse_ranges: [setup.networks.cluster(), setup.networks.services()].concat(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     }
 }

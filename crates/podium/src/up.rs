@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::bootstrap::kubeconfig;
 use crate::bootstrap::pki::{Leaf, Pki};
 use crate::cli::{NodeArgs, ServerArgs, outln};
-use crate::config::{self, Paths};
+use crate::config::{self, Networks, Paths};
 use crate::control_plane::ControlPlane;
 use crate::node_part::{NodeClients, NodePart, NodeSetup};
 use crate::progress::Progress;
@@ -106,10 +106,11 @@ impl Parts {
                 Some((host::node_name(args.node_name.clone(), kept, &progress)?, args))
             }
         };
-        let node_ip = args.node_ip.unwrap_or_else(config::node_address);
+        let ips = config::node_addresses(args.node_ip.addresses(), paths);
+        let networks = Networks::new(ips.iter().any(IpAddr::is_ipv6));
         let pki = Arc::new(Pki::open(&paths.pki())?);
         let control =
-            ControlPlane::start(paths, &pki, args, node_ip, &mut progress, stopping.clone()).await?;
+            ControlPlane::start(paths, &pki, args, &ips, networks, &mut progress, stopping.clone()).await?;
         let control = self.control.insert(control);
         let url = local_url(control.address);
         let admin = Leaf::client("admin", "kubernetes-admin", &["system:masters"]);
@@ -131,8 +132,9 @@ impl Parts {
             let setup = NodeSetup {
                 paths,
                 name: &name,
-                ip: node_ip,
-                pod_cidr: config::POD_CIDR,
+                ips,
+                pod_cidrs: networks.own_pods(),
+                networks,
                 ca_pem: &pki.ca_pem,
                 args: &args,
                 clients,
@@ -167,8 +169,7 @@ impl Parts {
 
 /// The pod network of the control plane's own node is always the same one: no other node may have it.
 async fn network_is_free(client: &Client, own: &str) -> Result<()> {
-    let (network, prefix) = config::POD_CIDR;
-    let cidr = format!("{network}/{prefix}");
+    let cidr = Networks::new(false).own_pods().first().map(config::cidr_text).unwrap_or_default();
     let nodes = client.list::<Node>(None, RequestOptions::default()).await;
     let nodes = nodes.map_err(|status| anyhow!("cannot list the nodes: {status}"))?.items;
     let has_it = |node: &&Node| node.spec.as_ref().and_then(|s| s.pod_cidr.as_ref()) == Some(&cidr);

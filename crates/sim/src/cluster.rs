@@ -159,7 +159,8 @@ impl Cluster {
 
 fn config(token_key: &str) -> ServerConfig {
     ServerConfig {
-        service_cidr: "10.96.0.0/16".into(),
+        service_cidrs: vec!["10.96.0.0/16".into()],
+        cluster_cidrs: vec!["10.244.0.0/16".into()],
         node_port_range: (30000, 32767),
         advertise: ([192, 0, 2, 1], 6443).into(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),

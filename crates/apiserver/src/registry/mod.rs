@@ -51,7 +51,8 @@ pub(crate) struct Registry {
     pub(crate) admission: Admission,
     /// Whose turn it is to charge the quotas of a namespace.
     pub(crate) turns: crate::admission::quota::Turns,
-    pub(crate) service_cidr: String,
+    pub(crate) service_cidrs: Vec<String>,
+    pub(crate) cluster_cidrs: Vec<String>,
     pub(crate) node_port_range: (u16, u16),
     pub(crate) messages: Arc<protobuf::Messages>,
 }
@@ -346,7 +347,8 @@ impl Registry {
             subresource: call.subresource,
             dry_run: call.dry_run(),
             reader: self,
-            service_cidr: &self.service_cidr,
+            service_cidrs: &self.service_cidrs,
+            cluster_cidrs: &self.cluster_cidrs,
             node_port_range: self.node_port_range,
         }
     }

@@ -206,6 +206,12 @@ pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     (length <= max).then_some((address, length))
 }
 
+/// Whether a list of addresses or networks has two of one family.
+pub(crate) fn same_family_twice(list: &super::check::At<'_>) -> bool {
+    let mut seen = std::collections::HashSet::new();
+    list.items().any(|item| !seen.insert(item.str().contains(':')))
+}
+
 /// A network in CIDR notation.
 pub(crate) fn cidr(text: &str) -> Vec<String> {
     if parse_cidr(text).is_some() {

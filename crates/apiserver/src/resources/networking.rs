@@ -16,11 +16,8 @@ const INGRESS_CLASS: Hooks = Hooks {
     ..Hooks::NONE
 };
 const NETWORK_POLICY: Hooks = Hooks { default: default_policy, validate: validate_policy, ..Hooks::NONE };
-const SERVICE_CIDR: Hooks = Hooks {
-    validate: validate_service_cidr,
-    validate_update: |new, old, e| immutable(e, new, old, &["spec", "cidrs"]),
-    ..Hooks::NONE
-};
+const SERVICE_CIDR: Hooks =
+    Hooks { validate: validate_service_cidr, validate_update: validate_service_cidr_update, ..Hooks::NONE };
 const IP_ADDRESS: Hooks = Hooks {
     validate: |o, e| {
         At::top(o, "spec").field("parentRef").required(e);
@@ -169,8 +166,23 @@ fn validate_service_cidr(o: &Object, e: &mut Errors) {
     if cidrs.len() > 2 {
         cidrs.invalid(e, "may only hold up to 2 values");
     }
+    if names::same_family_twice(&cidrs) {
+        let detail =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        cidrs.invalid(e, detail);
+    }
     for cidr in cidrs.items() {
         cidr.text(e, names::cidr);
+    }
+}
+
+/// A second family may be added; what is there stays (KEP-1880).
+fn validate_service_cidr_update(new: &Object, old: &Object, e: &mut Errors) {
+    let list = |o: &Object| cells::list(o, &["spec", "cidrs"]).to_vec();
+    let (before, after) = (list(old), list(new));
+    let grown = before.len() == 1 && after.len() == 2 && after.first() == before.first();
+    if !grown {
+        immutable(e, new, old, &["spec", "cidrs"]);
     }
 }
 

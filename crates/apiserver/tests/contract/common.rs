@@ -147,7 +147,8 @@ pub(crate) struct Fixture {
 
 pub(crate) fn config(pki: &Pki) -> ServerConfig {
     ServerConfig {
-        service_cidr: "10.96.0.0/16".into(),
+        service_cidrs: vec!["10.96.0.0/16".into()],
+        cluster_cidrs: vec!["10.244.0.0/16".into()],
         node_port_range: (30000, 32767),
         advertise: "192.0.2.1:6443".parse().unwrap(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
@@ -167,6 +168,15 @@ impl Fixture {
         let server = ApiServer::open(Arc::clone(&store) as Arc<dyn Store>, config(&pki)).await.unwrap();
         let admin = UserInfo::new("admin", &["system:masters", "system:authenticated"]);
         Self { server, store, admin, pki, _directory: directory }
+    }
+
+    /// A server on the same store whose cluster has IPv6 too.
+    pub(crate) async fn again_with_two_families(self) -> Self {
+        let mut config = config(&self.pki);
+        config.service_cidrs.push("fd00:10:96::/112".into());
+        config.cluster_cidrs.push("fd00:10:244::/56".into());
+        let server = ApiServer::open(Arc::clone(&self.store) as Arc<dyn Store>, config).await.unwrap();
+        Self { server, ..self }
     }
 
     pub(crate) async fn send(&self, user: &UserInfo, request: ApiRequest) -> Result<ApiResponse, Status> {

@@ -38,6 +38,37 @@ async fn each_node_has_its_pod_network() {
 }
 
 #[tokio::test]
+async fn a_cluster_may_gain_a_second_family() {
+    let f = Fixture::new().await;
+    let (nodes, services) = (at("", "nodes", ""), at("", "services", "default"));
+    let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let networks = |node: &Value| node["spec"]["podCIDRs"].clone();
+    let old = f.create(&nodes, node("old")).await.unwrap();
+    assert_eq!(networks(&old), json!(["10.244.1.0/24"]));
+    let spec = json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec});
+    f.create(&services, service).await.unwrap();
+
+    let f = f.again_with_two_families().await;
+    let both = json!(["10.244.1.0/24", "fd00:10:244:1::/64"]);
+    assert_eq!(networks(&f.get(&nodes, "old").await.unwrap()), both);
+    let new = f.create(&nodes, node("new")).await.unwrap();
+    assert_eq!(networks(&new), json!(["10.244.2.0/24", "fd00:10:244:2::/64"]));
+    let mut stolen = node("thief");
+    stolen["spec"] = json!({"podCIDRs": ["10.244.7.0/24", "fd00:10:244:2::/64"]});
+    assert_eq!(f.create(&nodes, stolen).await.unwrap_err().code, 422);
+    let ranges = f.get(&at("networking.k8s.io", "servicecidrs", ""), "kubernetes").await.unwrap();
+    assert_eq!(ranges["spec"]["cidrs"], json!(["10.96.0.0/16", "fd00:10:96::/112"]));
+    // Services don't change because the cluster does.
+    let mut web = f.get(&services, "web").await.unwrap();
+    assert_eq!(web["spec"]["ipFamilies"], json!(["IPv4"]));
+    web["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    let web = f.update(&services, "web", &web).await.unwrap();
+    assert_eq!(web["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert!(web["spec"]["clusterIPs"][1].as_str().unwrap().starts_with("fd00:10:96::"), "{web}");
+}
+
+#[tokio::test]
 async fn a_certificate_request_says_truly_who_asks() {
     let f = Fixture::new().await;
     let requests = at("certificates.k8s.io", "certificatesigningrequests", "");

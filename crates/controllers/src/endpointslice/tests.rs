@@ -182,3 +182,40 @@ fn endpoints_are_meant_for_their_zone_or_node_if_the_service_says_so() {
         assert_eq!(again, slices, "nothing left to do");
     }
 }
+
+#[test]
+fn a_service_of_two_families_has_slices_of_both() {
+    let mut both = pod(1);
+    both["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    let pods = [both, pod(2)];
+    let of = |families: Value| {
+        service(json!({"clusterIP": "10.96.0.1", "ipFamilies": families, "ports": [{"port": 80}]}))
+    };
+    let shown = |slices: &[Value]| -> String {
+        let line = |slice: &Value| {
+            let addresses = slice["endpoints"].as_array().unwrap().iter().map(|e| e["addresses"][0].clone());
+            format!("{} {}\n", slice["addressType"].as_str().unwrap(), json!(addresses.collect::<Vec<_>>()))
+        };
+        slices.iter().map(line).collect()
+    };
+    let dual = of(json!(["IPv4", "IPv6"]));
+    let slices = perform(plan(&dual, &pods, &[]), Vec::new());
+    expect![[r#"
+        IPv4 ["10.0.0.1","10.0.0.2"]
+        IPv6 ["fd00::1"]
+    "#]]
+    .assert_eq(&shown(&slices));
+    assert_eq!(plan(&dual, &pods, &slices), Plan::nothing());
+    let empty = perform(plan(&dual, &pods[1..], &[]), Vec::new());
+    expect![[r#"
+        IPv4 ["10.0.0.2"]
+        IPv6 []
+    "#]]
+    .assert_eq(&shown(&empty));
+    // The family that a service loses takes its slices along.
+    let left = perform(plan(&of(json!(["IPv6"])), &pods, &slices), slices);
+    expect![[r#"
+        IPv6 ["fd00::1"]
+    "#]]
+    .assert_eq(&shown(&left));
+}

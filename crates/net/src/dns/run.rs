@@ -1,7 +1,7 @@
 //! The running DNS server: keeps the zone in step and the listeners open.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::forward::Upstreams;
 use super::server::{Service as Dns, serve_tcp, serve_udp};
 use super::zone::Zone;
+use crate::address::Network;
 use crate::model::{EndpointSlice, Service, View};
 
 /// What the DNS server of a node needs to know.
@@ -25,7 +26,7 @@ pub struct DnsConfig {
     /// Other addresses that lead back here (the DNS service's cluster IP): never used as a resolver.
     pub own_addresses: Vec<IpAddr>,
     /// Pod and service ranges: reverse look-ups there are never forwarded.
-    pub reverse_ranges: Vec<(Ipv4Addr, u8)>,
+    pub reverse_ranges: Vec<Network>,
     /// The host's resolvers, normally `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
 }

@@ -1,11 +1,12 @@
 //! The records of the cluster's domain, by namespace and service.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use api::ObjectKey;
 use hickory_proto::rr::Name;
 
+use crate::address::{Network, contains};
 use crate::model::{Endpoint, EndpointSlice, Service};
 
 /// Everything below one domain. Changes are per service, look-ups by label.
@@ -14,7 +15,7 @@ pub struct Zone {
     /// `cluster.local.`, lower case
     pub(super) domain: Name,
     /// address ranges whose reverse names are ours
-    reverse_ranges: Vec<(Ipv4Addr, u8)>,
+    reverse_ranges: Vec<Network>,
     namespaces: BTreeMap<String, BTreeMap<String, Records>>,
     /// names (below the domain) of an address, with the service each is from
     reverse: HashMap<IpAddr, BTreeSet<(String, ObjectKey)>>,
@@ -35,7 +36,7 @@ pub(super) struct Records {
 
 impl Zone {
     /// An empty zone. Reverse look-ups in `reverse_ranges` are answered here even if nobody has the address.
-    pub fn new(domain: &str, reverse_ranges: Vec<(Ipv4Addr, u8)>) -> Option<Self> {
+    pub fn new(domain: &str, reverse_ranges: Vec<Network>) -> Option<Self> {
         let mut domain = Name::from_ascii(domain).ok()?.to_lowercase();
         domain.set_fqdn(true);
         Some(Self { domain, reverse_ranges, namespaces: BTreeMap::new(), reverse: HashMap::new() })
@@ -83,11 +84,7 @@ impl Zone {
     }
 
     pub(super) fn owns_reverse(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return false };
-        self.reverse_ranges.iter().any(|(network, prefix)| {
-            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-            u32::from(address) & mask == u32::from(*network) & mask
-        })
+        self.reverse_ranges.iter().any(|network| contains(*network, address))
     }
 
     /// A name below the domain.

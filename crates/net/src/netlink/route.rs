@@ -2,13 +2,14 @@
 //!
 //! Numbers are from linux/if_link.h, if_addr.h, neighbour.h, rtnetlink.h.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
 use super::writer::flags::{CREATE, EXCLUSIVE, REPLACE};
 use super::{NetlinkError, Socket, attributes, tolerate};
+use crate::address::{Family, Network, octets};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -21,7 +22,9 @@ const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
 const DELNEIGH: u16 = 29;
 
-const AF_INET: u8 = 2;
+const AF_UNSPEC: u8 = 0;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 const AF_BRIDGE: u8 = 7;
 const IFF_UP: u32 = 1;
 const IFF_POINTOPOINT: u32 = 1 << 4;
@@ -43,6 +46,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 
 /// Per-interface IPv4 settings that netlink can write (linux/ip.h, IPV4_DEVCONF_*).
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +74,9 @@ pub(crate) struct Link {
 /// A route of the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    pub(crate) destination: (Ipv4Addr, u8),
+    pub(crate) destination: Network,
     pub(crate) link: Option<u32>,
-    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 /// A tunnel device: packets to the MAC address of another node are wrapped and sent to that node.
@@ -89,13 +93,13 @@ pub(crate) struct Vxlan {
 /// Where a route leads.
 pub(crate) enum Via {
     /// straight onto the link
-    Link { index: u32, source: Option<Ipv4Addr> },
+    Link { index: u32, source: Option<IpAddr> },
     /// through a neighbour on the link
-    Gateway { index: u32, gateway: Ipv4Addr, source: Option<Ipv4Addr> },
+    Gateway { index: u32, gateway: IpAddr, source: Option<IpAddr> },
     /// through a neighbour that the link is told of, whatever the addresses on it
-    Onlink { index: u32, gateway: Ipv4Addr, source: Ipv4Addr },
+    Onlink { index: u32, gateway: IpAddr, source: IpAddr },
     /// through a neighbour on whatever link it is
-    Neighbour { gateway: Ipv4Addr },
+    Neighbour { gateway: IpAddr },
     /// nowhere: answered with "host unreachable"
     Unreachable,
     /// for deletion: a route to the destination through any neighbour
@@ -211,7 +215,7 @@ impl Socket {
             m.text(IFLA_IFNAME, name);
             if !settings.is_empty() {
                 m.nest(IFLA_AF_SPEC, |m| {
-                    m.nest(u16::from(AF_INET), |m| {
+                    m.nest(AF_INET, |m| {
                         m.nest(IFLA_INET_CONF, |m| {
                             for (key, value) in settings {
                                 m.native(*key as u16, *value);
@@ -220,6 +224,17 @@ impl Socket {
                     });
                 });
             }
+        })
+    }
+
+    /// Keeps the kernel from giving a link an IPv6 address of its own making; before it comes up.
+    pub(crate) fn without_own_addresses(&self, name: &str) -> Result<(), NetlinkError> {
+        const NONE: u8 = 1;
+        self.request(NEWLINK, 0, &if_header(0, false), |m| {
+            m.text(IFLA_IFNAME, name);
+            m.nest(IFLA_AF_SPEC, |m| {
+                m.nest(AF_INET6, |m| m.raw(IFLA_INET6_ADDR_GEN_MODE, &[NONE]));
+            });
         })
     }
 
@@ -263,36 +278,40 @@ impl Socket {
         }
     }
 
-    /// Adds `address`/32 to a link; there already is fine.
-    pub(crate) fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        let mut header = [AF_INET, 32, 0, 0, 0, 0, 0, 0];
+    /// Adds an address to a link, as a network of its own; there already is fine. It can be used at once: nobody is
+    /// asked whether somebody else has it.
+    pub(crate) fn add_address(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        const WITHOUT_DUPLICATE_DETECTION: u8 = 2;
+        let family = Family::of(address);
+        let flags = if family == Family::V6 { WITHOUT_DUPLICATE_DETECTION } else { 0 };
+        let mut header = [family.code(), family.width(), flags, 0, 0, 0, 0, 0];
         header[4..8].copy_from_slice(&index.to_ne_bytes());
         let added = self.request(NEWADDR, CREATE | EXCLUSIVE, &header, |m| {
-            m.raw(1, &address.octets());
-            m.raw(2, &address.octets());
+            m.raw(1, &octets(address));
+            m.raw(2, &octets(address));
         });
         tolerate(added, &[Errno::EXIST])
     }
 
     /// Writes a permanent neighbour entry, so that nobody needs to ask for the address.
-    pub(crate) fn set_neighbour(&self, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetlinkError> {
+    pub(crate) fn set_neighbour(&self, index: u32, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
         const PERMANENT: u16 = 0x80;
         let mut header = [0u8; 12];
-        header[0] = AF_INET;
+        header[0] = Family::of(address).code();
         header[4..8].copy_from_slice(&index.to_ne_bytes());
         header[8..10].copy_from_slice(&PERMANENT.to_ne_bytes());
         self.request(NEWNEIGH, CREATE | REPLACE, &header, |m| {
-            m.raw(1, &address.octets());
+            m.raw(1, &octets(address));
             m.raw(2, &mac);
         })
     }
 
     /// Forgets a neighbour entry; one that is not there is fine.
-    pub(crate) fn delete_neighbour(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub(crate) fn delete_neighbour(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
         let mut header = [0u8; 12];
-        header[0] = AF_INET;
+        header[0] = Family::of(address).code();
         header[4..8].copy_from_slice(&index.to_ne_bytes());
-        let gone = self.request(DELNEIGH, 0, &header, |m| m.raw(1, &address.octets()));
+        let gone = self.request(DELNEIGH, 0, &header, |m| m.raw(1, &octets(address)));
         tolerate(gone, &[Errno::NOENT])
     }
 
@@ -320,19 +339,20 @@ impl Socket {
     /// The routes of the main table that lead to networks (neither broken ones nor those to this host).
     pub(crate) fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let mut out = Vec::new();
-        let header = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let header = [AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         self.dump(GETROUTE, &header, |_| {}, |kind, body| out.extend(route_of(kind, body)))?;
         Ok(out)
     }
 
     /// How the kernel would send a packet to an address; `None` if it has no way.
-    pub(crate) fn way_to(&self, address: Ipv4Addr) -> Result<Option<Route>, NetlinkError> {
+    pub(crate) fn way_to(&self, address: IpAddr) -> Result<Option<Route>, NetlinkError> {
         let mut found = None;
-        let header = [AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let family = Family::of(address);
+        let header = [family.code(), family.width(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let asked = self.get(
             GETROUTE,
             &header,
-            |m| m.raw(DST, &address.octets()),
+            |m| m.raw(DST, &octets(address)),
             |kind, body| found = route_of(kind, body).or(found),
         );
         match asked {
@@ -342,16 +362,22 @@ impl Socket {
     }
 
     /// Index of the link that carries an address.
-    pub(crate) fn link_with(&self, address: Ipv4Addr) -> Result<Option<u32>, NetlinkError> {
+    pub(crate) fn link_with(&self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        const ADDRESS: u16 = 1;
         const LOCAL: u16 = 2;
         let mut found = None;
         self.dump(
             GETADDR,
-            &[AF_INET, 0, 0, 0, 0, 0, 0, 0],
+            &[Family::of(address).code(), 0, 0, 0, 0, 0, 0, 0],
             |_| {},
             |kind, body| {
-                let local = attributes(body.get(8..).unwrap_or_default()).find(|(t, _)| *t == LOCAL);
-                if kind == NEWADDR && local.is_some_and(|(_, v)| v == address.octets()) {
+                let value = |wanted| {
+                    let all = attributes(body.get(8..).unwrap_or_default());
+                    all.filter(|(t, _)| *t == wanted).map(|(_, v)| v).next()
+                };
+                // With a peer the first is the peer's; without one IPv6 has the first alone.
+                let local = value(LOCAL).or_else(|| value(ADDRESS));
+                if kind == NEWADDR && local.is_some_and(|v| v == octets(address)) {
                     found = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).or(found);
                 }
             },
@@ -360,15 +386,15 @@ impl Socket {
     }
 
     /// Writes the route to `destination`/`prefix` in the main table, replacing one to the same destination.
-    pub(crate) fn set_route(&self, destination: (Ipv4Addr, u8), via: &Via) -> Result<(), NetlinkError> {
-        self.request(NEWROUTE, CREATE | REPLACE, &route_header(destination.1, via), |m| {
+    pub(crate) fn set_route(&self, destination: Network, via: &Via) -> Result<(), NetlinkError> {
+        self.request(NEWROUTE, CREATE | REPLACE, &route_header(destination, via), |m| {
             route_body(m, destination, via);
         })
     }
 
     /// Deletes a route; one that is not there is fine.
-    pub(crate) fn delete_route(&self, destination: (Ipv4Addr, u8), via: &Via) -> Result<(), NetlinkError> {
-        let gone = self.request(DELROUTE, 0, &route_header(destination.1, via), |m| {
+    pub(crate) fn delete_route(&self, destination: Network, via: &Via) -> Result<(), NetlinkError> {
+        let gone = self.request(DELROUTE, 0, &route_header(destination, via), |m| {
             route_body(m, destination, via);
         });
         tolerate(gone, &[Errno::SRCH, Errno::NODEV])
@@ -378,22 +404,24 @@ impl Socket {
 /// A route to a network out of a message; `None` for other messages, tables and kinds of routes.
 pub(crate) fn route_of(kind: u16, body: &[u8]) -> Option<Route> {
     const UNICAST: u8 = 1;
-    let [_, prefix, _, _, table, _, _, type_] = *body.get(..8)?.first_chunk::<8>()?;
+    let [code, prefix, _, _, table, _, _, type_] = *body.get(..8)?.first_chunk::<8>()?;
+    let family = [Family::V4, Family::V6].into_iter().find(|f| f.code() == code)?;
     if !matches!(kind, NEWROUTE | DELROUTE) || table != MAIN_TABLE || type_ != UNICAST {
         return None;
     }
     let value = |wanted: u16| {
         let found = attributes(body.get(12..)?).find(|(t, _)| *t == wanted);
-        <[u8; 4]>::try_from(found?.1).ok()
+        found.map(|(_, v)| v)
     };
+    let address = |wanted| value(wanted).and_then(|bytes| family.read(bytes));
     Some(Route {
-        destination: (value(DST).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from), prefix),
-        link: value(OIF).map(u32::from_ne_bytes),
-        gateway: value(GATEWAY).map(Ipv4Addr::from),
+        destination: (address(DST).unwrap_or(family.unspecified()), prefix),
+        link: value(OIF).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes),
+        gateway: address(GATEWAY),
     })
 }
 
-fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
+fn route_header((address, prefix): Network, via: &Via) -> [u8; 12] {
     const ONLINK: u32 = 4;
     const PROTOCOL_STATIC: u8 = 4;
     const SCOPE_UNIVERSE: u8 = 0;
@@ -412,33 +440,33 @@ fn route_header(prefix: u8, via: &Via) -> [u8; 12] {
         flags = ONLINK.to_ne_bytes();
     }
     let [a, b, c, d] = flags;
-    [AF_INET, prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, a, b, c, d]
+    [Family::of(address).code(), prefix, 0, 0, MAIN_TABLE, PROTOCOL_STATIC, scope, kind, a, b, c, d]
 }
 
-fn route_body(m: &mut super::Message<'_>, destination: (Ipv4Addr, u8), via: &Via) {
+fn route_body(m: &mut super::Message<'_>, destination: Network, via: &Via) {
     if destination.1 > 0 {
-        m.raw(DST, &destination.0.octets());
+        m.raw(DST, &octets(destination.0));
     }
     match via {
         Via::Link { index, source } => {
             m.native(OIF, *index);
             if let Some(source) = source {
-                m.raw(PREFSRC, &source.octets());
+                m.raw(PREFSRC, &octets(*source));
             }
         }
         Via::Gateway { index, gateway, source } => {
             m.native(OIF, *index);
-            m.raw(GATEWAY, &gateway.octets());
+            m.raw(GATEWAY, &octets(*gateway));
             if let Some(source) = source {
-                m.raw(PREFSRC, &source.octets());
+                m.raw(PREFSRC, &octets(*source));
             }
         }
         Via::Onlink { index, gateway, source } => {
             m.native(OIF, *index);
-            m.raw(GATEWAY, &gateway.octets());
-            m.raw(PREFSRC, &source.octets());
+            m.raw(GATEWAY, &octets(*gateway));
+            m.raw(PREFSRC, &octets(*source));
         }
-        Via::Neighbour { gateway } => m.raw(GATEWAY, &gateway.octets()),
+        Via::Neighbour { gateway } => m.raw(GATEWAY, &octets(*gateway)),
         Via::Unreachable | Via::Any => {}
     }
 }

@@ -49,8 +49,11 @@ impl Socket {
         const LINK: u32 = 1;
         const IPV4_ADDRESS: u32 = 1 << 4;
         const IPV4_ROUTE: u32 = 1 << 6;
+        const IPV6_ADDRESS: u32 = 1 << 8;
+        const IPV6_ROUTE: u32 = 1 << 10;
         let socket = Self::open(None)?;
-        let groups = netlink::SocketAddrNetlink::new(0, LINK | IPV4_ADDRESS | IPV4_ROUTE);
+        let all = LINK | IPV4_ADDRESS | IPV4_ROUTE | IPV6_ADDRESS | IPV6_ROUTE;
+        let groups = netlink::SocketAddrNetlink::new(0, all);
         rustix::net::bind(&socket.fd, &groups)?;
         rustix::io::ioctl_fionbio(&socket.fd, true)?;
         Ok(socket)

@@ -1,6 +1,7 @@
 //! Expressions of rules. Registers are 32 bits wide; a concatenation is a run of neighbouring registers, which is
 //! also the layout of a set key.
 
+use crate::address::Family;
 use crate::netlink::Message;
 
 /// Register by number, 0 to 15.
@@ -14,27 +15,44 @@ impl R {
     }
 }
 
-/// Type of one register in a set key, as `nft` numbers its types.
+/// How many registers an address of a family fills.
+pub(crate) fn registers(family: Family) -> u32 {
+    u32::from(family.width()) / 32
+}
+
+/// One part of a set key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Field {
-    Address = 7,
-    Protocol = 12,
-    Port = 13,
-    Number = 19,
+    Address,
+    Protocol,
+    Port,
+    Number,
 }
 
 impl Field {
-    /// How much of its register a field fills.
-    pub(super) fn bytes(self) -> u32 {
+    /// How much of its registers a field fills.
+    pub(super) fn bytes(self, family: Family) -> u32 {
         match self {
-            Field::Address | Field::Number => 4,
+            Field::Address => u32::from(family.width()) / 8,
+            Field::Number => 4,
             Field::Protocol => 1,
             Field::Port => 2,
         }
     }
 
-    pub(crate) fn concatenated(fields: &[Field]) -> u32 {
-        fields.iter().fold(0, |all, f| all << 6 | *f as u32)
+    /// The type, as `nft` numbers its types.
+    fn number(self, family: Family) -> u32 {
+        match (self, family) {
+            (Field::Address, Family::V4) => 7,
+            (Field::Address, Family::V6) => 8,
+            (Field::Protocol, _) => 12,
+            (Field::Port, _) => 13,
+            (Field::Number, _) => 19,
+        }
+    }
+
+    pub(crate) fn concatenated(fields: &[Field], family: Family) -> u32 {
+        fields.iter().fold(0, |all, f| all << 6 | f.number(family))
     }
 }
 
@@ -90,7 +108,8 @@ pub(crate) enum Expr {
     /// the same for the source
     SourceType(R),
     Load(R, Vec<u8>),
-    And(R, u32),
+    /// keeps the bits of a mask, given as they lie in memory
+    And(R, Vec<u8>),
     /// flips bits, given as they lie in memory
     Xor(R, [u8; 4]),
     Equal(R, Vec<u8>),
@@ -139,10 +158,10 @@ impl Expr {
         }
     }
 
-    pub(super) fn write(&self, m: &mut Message<'_>) {
+    pub(super) fn write(&self, m: &mut Message<'_>, family: Family) {
         match self {
-            Expr::Source(r) => payload(m, *r, NETWORK_HEADER, 12, 4),
-            Expr::Destination(r) => payload(m, *r, NETWORK_HEADER, 16, 4),
+            Expr::Source(r) => address(m, *r, family, (12, 8)),
+            Expr::Destination(r) => address(m, *r, family, (16, 24)),
             Expr::DestinationPort(r) => payload(m, *r, TRANSPORT_HEADER, 2, 2),
             Expr::L4Protocol(r) => pair(m, *r, 16),
             Expr::InterfaceInName(r) => pair(m, *r, 6),
@@ -162,9 +181,9 @@ impl Expr {
             Expr::And(r, mask) => {
                 m.network(1, r.wire());
                 m.network(2, r.wire());
-                m.network(3, 4);
-                m.nest(4, |m| m.raw(1, &mask.to_ne_bytes()));
-                m.nest(5, |m| m.raw(1, &[0; 4]));
+                m.network(3, u32::try_from(mask.len()).expect("at most the bytes of an address"));
+                m.nest(4, |m| m.raw(1, mask));
+                m.nest(5, |m| m.raw(1, &vec![0; mask.len()]));
             }
             Expr::Xor(r, bits) => {
                 m.network(1, r.wire());
@@ -202,10 +221,10 @@ impl Expr {
                 m.network(3, RANDOM);
             }
             Expr::Dnat(address, port) => {
-                nat(m, 1, *address);
+                nat(m, 1, *address, family);
                 m.network(5, port.wire());
             }
-            Expr::Snat(address) => nat(m, 0, *address),
+            Expr::Snat(address) => nat(m, 0, *address, family),
             Expr::Masquerade => {
                 // Fully random ports: two flows that start at once must not fight for one.
                 const RANDOM_FULLY: u32 = 1 << 4;
@@ -228,9 +247,10 @@ impl Expr {
             }
             Expr::RejectTcpReset => m.network(1, 1),
             Expr::RejectPortUnreachable => {
-                const PORT_UNREACHABLE: u8 = 3;
+                // The codes of ICMP and of ICMPv6.
+                let code = if family == Family::V4 { 3 } else { 4 };
                 m.network(1, 0);
-                m.raw(2, &[PORT_UNREACHABLE]);
+                m.raw(2, &[code]);
             }
             Expr::Do(verdict) => {
                 m.network(1, 0);
@@ -246,6 +266,12 @@ fn address_type(m: &mut Message<'_>, r: R, of: u32) {
     m.network(1, r.wire());
     m.network(2, RESULT_ADDRESS_TYPE);
     m.network(3, of);
+}
+
+/// An address out of the header; where it is there in IPv4 and in IPv6.
+fn address(m: &mut Message<'_>, r: R, family: Family, (v4, v6): (u32, u32)) {
+    let offset = if family == Family::V4 { v4 } else { v6 };
+    payload(m, r, NETWORK_HEADER, offset, Field::Address.bytes(family));
 }
 
 fn payload(m: &mut Message<'_>, r: R, base: u32, offset: u32, bytes: u32) {
@@ -267,9 +293,8 @@ fn compare(m: &mut Message<'_>, r: R, operator: u32, bytes: &[u8]) {
     m.nest(3, |m| m.raw(1, bytes));
 }
 
-fn nat(m: &mut Message<'_>, kind: u32, address: R) {
-    const FAMILY_IPV4: u32 = 2;
+fn nat(m: &mut Message<'_>, kind: u32, address: R, family: Family) {
     m.network(1, kind);
-    m.network(2, FAMILY_IPV4);
+    m.network(2, family.code().into());
     m.network(3, address.wire());
 }

@@ -11,8 +11,9 @@
 pub(crate) mod conntrack;
 mod expr;
 
-pub(crate) use expr::{Expr, Field, R, Verdict};
+pub(crate) use expr::{Expr, Field, R, Verdict, registers};
 
+use crate::address::Family;
 use crate::netlink::{NetlinkError, Socket, Writer};
 
 const SUBSYSTEM: u16 = 10;
@@ -29,9 +30,8 @@ const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const LIST_ELEMENT: u16 = 1;
 const DATA_VALUE: u16 = 1;
-const FAMILY_IPV4: u8 = 2;
-/// An element takes at most about 100 bytes and a list must stay below 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 500;
+/// An element takes at most about 120 bytes and a list must stay below 64 KiB.
+const ELEMENTS_PER_MESSAGE: usize = 400;
 
 /// Where a base chain is hooked in.
 #[derive(Clone, Copy, Debug)]
@@ -87,18 +87,23 @@ pub(crate) enum Value {
     Until(Vec<u8>),
 }
 
-/// A transaction on one table of the IPv4 family.
+/// A transaction on one table of one address family.
 pub(crate) struct Batch {
     writer: Writer,
     table: String,
+    family: Family,
     sets: u32,
 }
 
 impl Batch {
-    pub(crate) fn new(table: &str) -> Self {
-        let mut batch = Self { writer: Writer::default(), table: table.to_owned(), sets: 0 };
+    pub(crate) fn new(table: &str, family: Family) -> Self {
+        let mut batch = Self { writer: Writer::default(), table: table.to_owned(), family, sets: 0 };
         batch.writer.message(BATCH_BEGIN, 0, &batch_header(), |_| {});
         batch
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.family
     }
 
     /// True if nothing was added.
@@ -108,15 +113,15 @@ impl Batch {
 
     /// Starts the table afresh: whatever it held goes away in the same transaction.
     pub(crate) fn replace_table(&mut self) {
-        let Self { writer, table, .. } = self;
-        writer.message(kind(NEW_TABLE), CREATE, &header(), |m| m.text(1, table));
-        writer.message(kind(DELETE_TABLE), 0, &header(), |m| m.text(1, table));
-        writer.message(kind(NEW_TABLE), CREATE, &header(), |m| m.text(1, table));
+        let Self { writer, table, family, .. } = self;
+        writer.message(kind(NEW_TABLE), CREATE, &header(*family), |m| m.text(1, table));
+        writer.message(kind(DELETE_TABLE), 0, &header(*family), |m| m.text(1, table));
+        writer.message(kind(NEW_TABLE), CREATE, &header(*family), |m| m.text(1, table));
     }
 
     pub(crate) fn chain(&mut self, name: &str, hook: Option<Hook>) {
-        let Self { writer, table, .. } = self;
-        writer.message(kind(NEW_CHAIN), CREATE, &header(), |m| {
+        let Self { writer, table, family, .. } = self;
+        writer.message(kind(NEW_CHAIN), CREATE, &header(*family), |m| {
             m.text(1, table);
             m.text(3, name);
             if let Some(hook) = hook {
@@ -131,15 +136,15 @@ impl Batch {
 
     /// Appends a rule to a chain.
     pub(crate) fn rule(&mut self, chain: &str, expressions: &[Expr]) {
-        let Self { writer, table, .. } = self;
-        writer.message(kind(NEW_RULE), CREATE | APPEND, &header(), |m| {
+        let Self { writer, table, family, .. } = self;
+        writer.message(kind(NEW_RULE), CREATE | APPEND, &header(*family), |m| {
             m.text(1, table);
             m.text(2, chain);
             m.nest(4, |m| {
                 for expression in expressions {
                     m.nest(LIST_ELEMENT, |m| {
                         m.text(1, expression.name());
-                        m.nest(2, |m| expression.write(m));
+                        m.nest(2, |m| expression.write(m, *family));
                     });
                 }
             });
@@ -156,25 +161,25 @@ impl Batch {
         /// bound on remembered clients, as the kernel asks for one
         const DYNAMIC_ELEMENTS: u32 = 1 << 18;
         self.sets += 1;
-        let Self { writer, table, sets } = self;
+        let Self { writer, table, family, sets } = self;
         let map = if matches!(spec.value, SetValue::Nothing) { 0 } else { MAP };
         let kind_bits = match spec.kind {
             SetKind::Plain => 0,
             SetKind::Dynamic => TIMEOUT | DYNAMIC,
             SetKind::Ranges => INTERVAL | CONCATENATED,
         };
-        writer.message(kind(NEW_SET), CREATE, &header(), |m| {
+        writer.message(kind(NEW_SET), CREATE, &header(*family), |m| {
             m.text(1, table);
             m.text(2, spec.name);
             m.network(3, map | kind_bits);
-            m.network(4, Field::concatenated(spec.key));
-            m.network(5, bytes_of(spec.key));
+            m.network(4, Field::concatenated(spec.key, *family));
+            m.network(5, bytes_of(spec.key, *family));
             match spec.value {
                 SetValue::Nothing => {}
                 SetValue::Verdict => m.network(6, VERDICT_TYPE),
                 SetValue::Data(fields) => {
-                    m.network(6, Field::concatenated(fields));
-                    m.network(7, bytes_of(fields));
+                    m.network(6, Field::concatenated(fields, *family));
+                    m.network(7, bytes_of(fields, *family));
                 }
             }
             match spec.kind {
@@ -184,7 +189,7 @@ impl Batch {
                 SetKind::Ranges => m.nest(9, |m| {
                     m.nest(2, |m| {
                         for field in spec.key {
-                            m.nest(LIST_ELEMENT, |m| m.network(1, field.bytes()));
+                            m.nest(LIST_ELEMENT, |m| m.network(1, field.bytes(*family)));
                         }
                     });
                 }),
@@ -209,9 +214,9 @@ impl Batch {
         elements: impl Iterator<Item = (&'a [u8], &'a Value)>,
     ) {
         let all: Vec<_> = elements.collect();
-        let Self { writer, table, .. } = self;
+        let Self { writer, table, family, .. } = self;
         for chunk in all.chunks(ELEMENTS_PER_MESSAGE) {
-            writer.message(kind(message), flags, &header(), |m| {
+            writer.message(kind(message), flags, &header(*family), |m| {
                 m.text(1, table);
                 m.text(2, set);
                 m.nest(3, |m| {
@@ -243,10 +248,10 @@ impl Batch {
 }
 
 /// Deletes a table with all in it, in the network namespace of the calling thread.
-pub(crate) fn delete_table(table: &str) -> Result<(), NetlinkError> {
-    let mut batch = Batch::new(table);
+pub(crate) fn delete_table(table: &str, family: Family) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new(table, family);
     let Batch { writer, table, .. } = &mut batch;
-    writer.message(kind(DELETE_TABLE), 0, &header(), |m| m.text(1, table));
+    writer.message(kind(DELETE_TABLE), 0, &header(family), |m| m.text(1, table));
     batch.commit(&Socket::netfilter()?)
 }
 
@@ -254,8 +259,8 @@ fn kind(message: u16) -> u16 {
     SUBSYSTEM << 8 | message
 }
 
-fn header() -> [u8; 4] {
-    [FAMILY_IPV4, 0, 0, 0]
+fn header(family: Family) -> [u8; 4] {
+    [family.code(), 0, 0, 0]
 }
 
 fn batch_header() -> [u8; 4] {
@@ -263,7 +268,7 @@ fn batch_header() -> [u8; 4] {
     [0, 0, id[0], id[1]]
 }
 
-fn bytes_of(fields: &[Field]) -> u32 {
-    // every part of a concatenation fills whole registers of four bytes
-    u32::try_from(fields.len() * 4).expect("a handful of fields")
+/// Every part of a concatenation fills whole registers of four bytes.
+fn bytes_of(fields: &[Field], family: Family) -> u32 {
+    fields.iter().map(|field| field.bytes(family).next_multiple_of(4)).sum()
 }

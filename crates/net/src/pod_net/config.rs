@@ -1,10 +1,11 @@
 //! Configuration of a node's pod network, and every name and number that is made from it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::address::{Family, Network, gateway_of, network_in, octets};
 use crate::netlink::route::Mac;
 
 pub(crate) const DEFAULT_MTU: u32 = 1500;
@@ -14,8 +15,9 @@ pub(crate) const DEFAULT_MTU: u32 = 1500;
 pub struct PodNetConfig {
     /// Leases and old kernel settings live here; made if it is missing.
     pub state_dir: PathBuf,
-    /// This node's share of the cluster's pod addresses; the first address becomes the node's gateway address.
-    pub pod_cidr: (Ipv4Addr, u8),
+    /// This node's share of the cluster's pod addresses, one network a family, the primary one first; the first
+    /// address of each becomes the node's gateway address.
+    pub pod_cidrs: Vec<Network>,
     /// Short tag that tells several Podium instances on one machine apart.
     pub instance: String,
     /// Largest packet in bytes; the routes to other nodes may change it.
@@ -23,9 +25,13 @@ pub struct PodNetConfig {
 }
 
 impl PodNetConfig {
-    /// The node's own address in the pod network: the first address of the pod CIDR.
-    pub fn gateway(&self) -> Ipv4Addr {
-        gateway_of(self.pod_cidr)
+    /// The node's own address in the pod network of a family, if pods have that family.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        network_in(family, &self.pod_cidrs).map(gateway_of)
+    }
+
+    pub(super) fn has_v6(&self) -> bool {
+        network_in(Family::V6, &self.pod_cidrs).is_some()
     }
 
     pub(super) fn pod_link(&self, pod: &str) -> String {
@@ -88,34 +94,22 @@ pub(super) fn sysctl_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("sysctl")
 }
 
-pub(super) fn lease_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("leases")
+pub(super) fn lease_dir(state_dir: &Path, family: Family) -> PathBuf {
+    state_dir.join(match family {
+        Family::V4 => "leases",
+        Family::V6 => "leases-v6",
+    })
 }
 
-/// Holds the pod CIDR, for a [`down`] that knows nothing else.
+/// Holds the pod CIDRs, one a line, for a [`down`] that knows nothing else.
 pub(super) fn cidr_file(state_dir: &Path) -> PathBuf {
     state_dir.join("pod-cidr")
 }
 
-pub(super) fn network_of(cidr: (Ipv4Addr, u8)) -> (Ipv4Addr, u8) {
-    (Ipv4Addr::from(u32::from(gateway_of(cidr)) - 1), cidr.1)
-}
-
-/// First host address of a CIDR.
-pub fn gateway_of((network, prefix): (Ipv4Addr, u8)) -> Ipv4Addr {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    Ipv4Addr::from((u32::from(network) & mask) + 1)
-}
-
-/// Reads `10.96.0.0/16`.
-pub fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, prefix) = text.split_once('/')?;
-    Some((address.parse().ok()?, prefix.parse().ok().filter(|p| *p <= 32)?))
-}
-
 /// Locally administered MAC addresses of the two ends.
-pub(super) fn macs(pod: &str, address: Ipv4Addr) -> (Mac, Mac) {
-    let a = address.octets();
+pub(super) fn macs(pod: &str, address: IpAddr) -> (Mac, Mac) {
+    let a = octets(address);
+    let a = a.last_chunk::<4>().expect("no address is shorter than four bytes");
     let h = fnv1a(pod.as_bytes()).to_be_bytes();
     ([0x0a, h[0], h[1], h[2], h[3], h[4]], [0x0e, 0x58, a[0], a[1], a[2], a[3]])
 }
@@ -142,18 +136,16 @@ mod tests {
 
     #[test]
     fn interface_names_fit_and_tell_instances_apart() {
-        let cidr = (Ipv4Addr::new(10, 244, 5, 9), 24);
+        let cidr = crate::parse_cidr("10.244.5.9/24").unwrap();
         for instance in ["a", "main0", "a-rather-long-instance"] {
             let (state_dir, instance) = ("/x".into(), instance.to_owned());
-            let config = PodNetConfig { state_dir, pod_cidr: cidr, instance, mtu: PodMtu::default() };
+            let config = PodNetConfig { state_dir, pod_cidrs: vec![cidr], instance, mtu: PodMtu::default() };
             assert!(config.pod_link("0c7a2b1e-uid").len() <= 15, "{}", config.pod_link("x"));
             assert_ne!(config.pod_link("pod-1"), config.pod_link("pod-2"));
             assert!(gateway_link(&config.instance).starts_with(&link_prefix(&config.instance)));
-            assert_eq!(config.gateway(), Ipv4Addr::new(10, 244, 5, 1));
+            assert_eq!(config.gateway(Family::V4), Some(IpAddr::from([10, 244, 5, 1])));
+            assert_eq!(config.gateway(Family::V6), None);
         }
-        assert_eq!(network_of(cidr), (Ipv4Addr::new(10, 244, 5, 0), 24));
         assert_ne!(link_prefix("a"), link_prefix("ab"));
-        assert_eq!(parse_cidr("10.96.0.0/16"), Some((Ipv4Addr::new(10, 96, 0, 0), 16)));
-        assert_eq!(parse_cidr("10.96.0.0/33"), None);
     }
 }

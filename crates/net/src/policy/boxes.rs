@@ -14,42 +14,42 @@ impl Ports {
     pub const ALL: Ports = Ports { protocol: None, first: 0, last: u16::MAX };
 }
 
-/// Peers with addresses from `first` to `last` may use any of the ports.
+/// Peers with addresses (as numbers, of one family) from `first` to `last` may use any of the ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
-    pub first: u32,
-    pub last: u32,
+    pub first: u128,
+    pub last: u128,
     pub ports: Vec<Ports>,
 }
 
 /// One allowed box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
-    pub first: u32,
-    pub last: u32,
+    pub first: u128,
+    pub last: u128,
     pub ports: Ports,
 }
 
 /// The same traffic in boxes that don't overlap. Takes the square of the number of allowances.
 pub fn disjoint(allows: &[Allow]) -> Vec<Range> {
-    let mut edges: Vec<u64> =
-        allows.iter().flat_map(|a| [u64::from(a.first), u64::from(a.last) + 1]).collect();
-    edges.sort_unstable();
-    edges.dedup();
-    let mut strips: Vec<(u64, u64, Vec<Ports>)> = Vec::new();
-    for edge in edges.windows(2) {
-        let (from, to) = (edge[0], edge[1]);
-        let covers = |a: &&Allow| u64::from(a.first) <= from && to <= u64::from(a.last) + 1;
+    // Where something begins, or begins to be over: between two of these all addresses are alike.
+    let mut starts: Vec<u128> =
+        allows.iter().flat_map(|a| [Some(a.first), a.last.checked_add(1)]).flatten().collect();
+    starts.sort_unstable();
+    starts.dedup();
+    let mut strips: Vec<(u128, u128, Vec<Ports>)> = Vec::new();
+    for (i, first) in starts.iter().copied().enumerate() {
+        let last = starts.get(i + 1).map_or(u128::MAX, |next| next - 1);
+        let covers = |a: &&Allow| a.first <= first && last <= a.last;
         let ports = merged(allows.iter().filter(covers).flat_map(|a| &a.ports));
         match strips.last_mut() {
             _ if ports.is_empty() => {}
-            Some((_, end, same)) if *end == from && *same == ports => *end = to,
-            _ => strips.push((from, to, ports)),
+            Some((_, end, same)) if end.checked_add(1) == Some(first) && *same == ports => *end = last,
+            _ => strips.push((first, last, ports)),
         }
     }
-    let number = |n: u64| u32::try_from(n).expect("edges are those of 32 bit numbers");
-    let boxes = |(from, to, ports): (u64, u64, Vec<Ports>)| {
-        ports.into_iter().map(move |ports| Range { first: number(from), last: number(to - 1), ports })
+    let boxes = |(first, last, ports): (u128, u128, Vec<Ports>)| {
+        ports.into_iter().map(move |ports| Range { first, last, ports })
     };
     strips.into_iter().flat_map(boxes).collect()
 }
@@ -90,11 +90,8 @@ mod tests {
     }
 
     fn allow() -> impl Strategy<Value = Allow> {
-        (0u32..12, 0u32..5, proptest::collection::vec(ports(), 1..4)).prop_map(|(first, more, ports)| Allow {
-            first,
-            last: first + more,
-            ports,
-        })
+        (0u128..12, 0u128..5, proptest::collection::vec(ports(), 1..4))
+            .prop_map(|(first, more, ports)| Allow { first, last: first + more, ports })
     }
 
     fn has(ports: &Ports, protocol: u8, port: u16) -> bool {
@@ -124,7 +121,9 @@ mod tests {
 
     #[test]
     fn the_last_address_is_one_too() {
-        let all = Allow { first: 0, last: u32::MAX, ports: vec![Ports::ALL] };
-        assert_eq!(disjoint(&[all.clone(), all]), [Range { first: 0, last: u32::MAX, ports: Ports::ALL }]);
+        for last in [u32::MAX.into(), u128::MAX] {
+            let all = Allow { first: 0, last, ports: vec![Ports::ALL] };
+            assert_eq!(disjoint(&[all.clone(), all]), [Range { first: 0, last, ports: Ports::ALL }]);
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! The running side: follows what policies depend on and tells the proxy the rules of its node.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::ObjectKey;
 use client::{Change, Client, Informer, Kind, Scope};
 use tokio::sync::watch;
 
 use super::{NetworkPolicy, NodeRules, Policies};
-use crate::model::{Metadata, Node, Pod, PodSpec, PodStatus};
-use crate::pod_net::{gateway_of, parse_cidr};
+use crate::address::gateway_of;
+use crate::model::{Metadata, Node, Pod, PodIp, PodSpec, PodStatus};
 
 /// A Namespace, of which only the labels matter.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -109,20 +109,22 @@ fn on_namespace(view: &mut Policies, change: &Change<Namespace>) {
 fn on_node(view: &mut Policies, change: &Change<Node>) {
     // A name with a slash, which no pod has.
     let key = ObjectKey::new("kube-system", format!("dns/{}", change.key.name));
-    let address = change.new.as_ref().and_then(|node| server(&node.object));
-    match address {
-        Some(address) => drop(view.pods.insert(key, dns_pod(address))),
-        None => drop(view.pods.remove(&key)),
+    let servers = change.new.as_ref().map(|node| servers(&node.object)).unwrap_or_default();
+    if servers.is_empty() {
+        view.pods.remove(&key);
+    } else {
+        view.pods.insert(key, dns_pod(&servers));
     }
 }
 
-fn server(node: &Node) -> Option<Ipv4Addr> {
-    parse_cidr(&node.spec.pod_cidr).map(gateway_of)
+fn servers(node: &Node) -> Vec<IpAddr> {
+    node.spec.networks().into_iter().map(gateway_of).collect()
 }
 
-fn dns_pod(address: Ipv4Addr) -> Pod {
+fn dns_pod(addresses: &[IpAddr]) -> Pod {
     let labels = [("k8s-app".to_owned(), "kube-dns".to_owned())].into();
     let metadata = Metadata { namespace: "kube-system".into(), labels, ..Metadata::default() };
-    let status = PodStatus { phase: "Running".into(), pod_ip: address.to_string(), ..PodStatus::default() };
+    let pod_ips = addresses.iter().map(|ip| PodIp { ip: ip.to_string() }).collect();
+    let status = PodStatus { phase: "Running".into(), pod_ips, ..PodStatus::default() };
     Pod { metadata, spec: PodSpec::default(), status }
 }

@@ -16,7 +16,7 @@ mod follow;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::{GroupVersionResource, LabelSelector, ObjectKey};
 use client::Kind;
@@ -26,8 +26,8 @@ use serde_json::Value;
 pub use boxes::{Allow, Ports, Range, disjoint};
 pub use follow::follow;
 
+use crate::address::{Family, number, parse_cidr, range};
 use crate::model::{Metadata, Pod, null_is_empty};
-use crate::pod_net::parse_cidr;
 use crate::proxy::Protocol;
 
 /// A NetworkPolicy, with its selectors as they came.
@@ -106,8 +106,8 @@ pub struct PodRules {
     pub egress: Option<Vec<Range>>,
 }
 
-/// The rules of a node's isolated pods, by address.
-pub type NodeRules = BTreeMap<Ipv4Addr, PodRules>;
+/// The rules of a node's isolated pods, by address; the ranges are of the address' family.
+pub type NodeRules = BTreeMap<IpAddr, PodRules>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
@@ -132,17 +132,22 @@ impl Policies {
             return out;
         }
         for (key, pod) in self.pods.iter().filter(|(_, pod)| pod.spec.node_name == node) {
-            let Some(address) = pod.address() else { continue };
+            let addresses = pod.addresses();
+            if addresses.is_empty() {
+                continue;
+            }
             let from = ObjectKey::new(&*key.namespace, "");
             let here = self.policies.range(from..).take_while(|(k, _)| k.namespace == key.namespace);
             let own: Vec<&NetworkPolicy> =
                 here.map(|(_, policy)| policy).filter(|p| selects(&p.spec.pod_selector, pod)).collect();
-            let rules = PodRules {
-                ingress: self.direction(Direction::Ingress, &own, pod, address),
-                egress: self.direction(Direction::Egress, &own, pod, address),
-            };
-            if rules != PodRules::default() {
-                out.insert(address, rules);
+            for address in addresses {
+                let rules = PodRules {
+                    ingress: self.direction(Direction::Ingress, &own, pod, address),
+                    egress: self.direction(Direction::Egress, &own, pod, address),
+                };
+                if rules != PodRules::default() {
+                    out.insert(address, rules);
+                }
             }
         }
         out
@@ -153,14 +158,14 @@ impl Policies {
         direction: Direction,
         policies: &[&NetworkPolicy],
         pod: &Pod,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> Option<Vec<Range>> {
         let isolating: Vec<&&NetworkPolicy> =
             policies.iter().filter(|p| isolates(&p.spec, direction)).collect();
         if isolating.is_empty() {
             return None;
         }
-        let own = u32::from(address);
+        let own = number(address);
         let mut allows = vec![Allow { first: own, last: own, ports: vec![Ports::ALL] }];
         for policy in isolating {
             let rules = match direction {
@@ -168,7 +173,7 @@ impl Policies {
                 Direction::Egress => &policy.spec.egress,
             };
             for rule in rules {
-                for (first, last, peer) in self.peers(rule, &policy.metadata.namespace) {
+                for (first, last, peer) in self.peers(rule, &policy.metadata.namespace, Family::of(address)) {
                     // A named port is one of the pod that is asked.
                     let asked = if direction == Direction::Ingress { Some(pod) } else { peer };
                     let ports = ports(rule, asked);
@@ -181,15 +186,20 @@ impl Policies {
         Some(disjoint(&allows))
     }
 
-    /// First and last addresses of a rule's peers, and the pod that has them, if it is one.
-    fn peers<'a>(&'a self, rule: &'a Rule, namespace: &'a str) -> Vec<(u32, u32, Option<&'a Pod>)> {
+    /// First and last addresses of a rule's peers in a family, and the pod that has them, if it is one.
+    fn peers<'a>(
+        &'a self,
+        rule: &'a Rule,
+        namespace: &'a str,
+        family: Family,
+    ) -> Vec<(u128, u128, Option<&'a Pod>)> {
         if rule.peers.is_empty() {
-            return vec![(0, u32::MAX, None)];
+            return vec![(0, family.highest(), None)];
         }
         let mut out = Vec::new();
         for peer in &rule.peers {
             if let Some(block) = &peer.ip_block {
-                out.extend(without(block).into_iter().map(|(first, last)| (first, last, None)));
+                out.extend(without(block, family).into_iter().map(|(first, last)| (first, last, None)));
                 continue;
             }
             let selectors =
@@ -202,7 +212,7 @@ impl Policies {
                 near && selectors.0.as_ref().is_none_or(|wanted| wanted.matches(&pod.metadata.labels))
             };
             for (_, pod) in self.pods.iter().filter(fits) {
-                if let Some(address) = pod.address().map(u32::from) {
+                if let Some(address) = pod.address(family).map(number) {
                     out.push((address, address, Some(pod)));
                 }
             }
@@ -229,16 +239,12 @@ fn isolates(spec: &PolicySpec, direction: Direction) -> bool {
     }
 }
 
-/// A block's ranges, less those of its exceptions.
-fn without(block: &IpBlock) -> Vec<(u32, u32)> {
-    let range = |text: &str| {
-        let (network, prefix) = parse_cidr(text)?;
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-        Some((u32::from(network) & mask, u32::from(network) | !mask))
-    };
-    let mut left: Vec<(u32, u32)> = range(&block.cidr).into_iter().collect();
+/// A block's ranges in a family, less those of its exceptions.
+fn without(block: &IpBlock, family: Family) -> Vec<(u128, u128)> {
+    let range = |text: &str| parse_cidr(text).filter(|n| Family::of(n.0) == family).map(range);
+    let mut left: Vec<(u128, u128)> = range(&block.cidr).into_iter().collect();
     for (first, last) in block.except.iter().filter_map(|e| range(e)) {
-        let cut = |(from, to): (u32, u32)| {
+        let cut = |(from, to): (u128, u128)| {
             let below = (from < first).then(|| (from, to.min(first - 1)));
             let above = (to > last).then(|| (from.max(last + 1), to));
             below.into_iter().chain(above)

@@ -10,13 +10,31 @@ fn pod(name: &str, namespace: &str, address: u8, ports: Value) -> (ObjectKey, Po
     (ObjectKey::new(namespace, name), serde_json::from_value(pod).unwrap())
 }
 
+/// The same pod with an address of the other family too.
+fn dual((key, mut pod): (ObjectKey, Pod)) -> (ObjectKey, Pod) {
+    let last = pod.status.pod_ip.rsplit('.').next().unwrap();
+    let second = format!("fd00::{last}");
+    pod.status.pod_ips = [pod.status.pod_ip.clone(), second].map(|ip| crate::model::PodIp { ip }).into();
+    (key, pod)
+}
+
 fn check(policies: &[Value], expected: Expect) {
+    check_with(|pod| pod, policies, expected);
+}
+
+fn check_with(change: impl Fn((ObjectKey, Pod)) -> (ObjectKey, Pod), policies: &[Value], expected: Expect) {
     let mut view = Policies::default();
-    view.pods.extend([
-        pod("web", "shop", 2, json!([{"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}])),
+    let pods = [
+        pod(
+            "web",
+            "shop",
+            2,
+            json!([{"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]),
+        ),
         pod("db", "shop", 3, json!([{"name": "http", "containerPort": 9090}])),
         pod("other", "office", 9, json!([])),
-    ]);
+    ];
+    view.pods.extend(pods.map(change));
     view.namespaces.insert("shop".into(), [("team".to_owned(), "a".to_owned())].into());
     view.namespaces.insert("office".into(), [("team".to_owned(), "b".to_owned())].into());
     for (number, spec) in policies.iter().enumerate() {
@@ -28,7 +46,8 @@ fn check(policies: &[Value], expected: Expect) {
     for (pod, rules) in view.of_node("here") {
         for (word, boxes) in [("receives", rules.ingress), ("sends", rules.egress)] {
             for range in boxes.iter().flatten() {
-                let (first, last) = (Ipv4Addr::from(range.first), Ipv4Addr::from(range.last));
+                let family = Family::of(pod);
+                let (first, last) = (family.address(range.first), family.address(range.last));
                 let Ports { protocol, first: low, last: high } = range.ports;
                 let protocol = protocol.map_or("all".to_owned(), |p| p.to_string());
                 text += &format!("{pod} {word} {first}-{last} protocol {protocol} ports {low}-{high}\n");
@@ -127,5 +146,29 @@ fn policies_add_up_and_named_ports_are_those_of_whom_is_asked() {
         10.244.0.3 sends 10.244.0.3-10.244.0.3 protocol all ports 0-65535
         10.244.0.3 sends 10.244.0.4-255.255.255.255 protocol 17 ports 53-53
     "#]],
+    );
+}
+
+#[test]
+fn each_address_has_the_peers_of_its_family() {
+    let block = |cidr: &str, except: Value| json!({"ipBlock": {"cidr": cidr, "except": except}});
+    let from = json!([{"podSelector": {"matchLabels": {"app": "db"}}}, block("192.0.2.0/24", json!(null)),
+        block("2001:db8::/32", json!(["2001:db8::/33", "2001:db8:ffff::/48"]))]);
+    check_with(
+        dual,
+        &[
+            json!({"podSelector": web(), "ingress": [{"from": from, "ports": [{"port": 80}]}]}),
+            json!({"podSelector": web(), "policyTypes": ["Egress"], "egress": [{}]}),
+        ],
+        expect![[r#"
+            10.244.0.2 receives 10.244.0.2-10.244.0.2 protocol all ports 0-65535
+            10.244.0.2 receives 10.244.0.3-10.244.0.3 protocol 6 ports 80-80
+            10.244.0.2 receives 192.0.2.0-192.0.2.255 protocol 6 ports 80-80
+            10.244.0.2 sends 0.0.0.0-255.255.255.255 protocol all ports 0-65535
+            fd00::2 receives 2001:db8:8000::-2001:db8:fffe:ffff:ffff:ffff:ffff:ffff protocol 6 ports 80-80
+            fd00::2 receives fd00::2-fd00::2 protocol all ports 0-65535
+            fd00::2 receives fd00::3-fd00::3 protocol 6 ports 80-80
+            fd00::2 sends ::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff protocol all ports 0-65535
+        "#]],
     );
 }

@@ -4,7 +4,7 @@
 //! The answer is that of Kubernetes' own proxy: 200 or 503, and how many endpoints there are, as JSON and as a header.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use api::ObjectKey;
@@ -56,12 +56,20 @@ impl HealthChecks {
 
 async fn serve(key: ObjectKey, number: u16, count: watch::Receiver<usize>) {
     loop {
-        let error = match TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).await {
+        let error = match listen(number).await {
             Ok(listener) => accept(&listener, &key, &count).await,
             Err(error) => error,
         };
         tracing::warn!(service = %key, port = number, %error, "health check port failed; opening it again");
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// On the addresses of both families, or of IPv4 alone where the kernel has no other.
+async fn listen(number: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, number)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).await,
     }
 }
 

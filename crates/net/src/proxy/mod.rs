@@ -5,7 +5,7 @@
 //!                         pure, golden-tested      elements, O(changed)
 //! ```
 //!
-//! IPv4 only so far; IPv6 needs a twin of the table in family ip6.
+//! One table for each address family that pods have; what follows holds for each of them.
 
 mod health;
 mod meter;

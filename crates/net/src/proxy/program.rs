@@ -11,14 +11,19 @@
 //!   postrouting: who must look like the node (hairpin, loopback, pods to the outside) is masqueraded
 //! ```
 //!
+//! One such table for each address family. They differ in how many registers an address fills (`w`: 1 or 4, of 16).
+//!
 //! The number of chains is bounded by the distinct (kind, count, seconds), not by services. One changed endpoint
 //! is a handful of elements. No packet leaves with another mark than it came with, so there is none to clash with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ruleset::{Backend, Frontend, Target};
-use crate::nft::{Batch, Expr, Field, Hook, HookPoint, R, SetKind, SetSpec, SetValue, Value, Verdict};
+use crate::address::{Family, Network, base_of, mask, octets, range};
+use crate::nft::{
+    Batch, Expr, Field, Hook, HookPoint, R, SetKind, SetSpec, SetValue, Value, Verdict, registers,
+};
 use crate::policy::PodRules;
 
 use Field::{Address, Number, Port, Protocol};
@@ -120,60 +125,73 @@ impl Pick {
         }
     }
 
-    /// Writes the chain and its rules. Without affinity: registers 0-2 frontend, 3 number, 4-5 target. With
-    /// affinity: 0 client, 1-3 frontend, 4 number or target's address, 6-7 target, 8-9 marks.
+    /// Writes the chain and its rules. What lies in the registers, with addresses of `w` registers: without affinity
+    /// the frontend (w+2), a number, the target (w+1); with affinity the client (w), the frontend (w+2), then the
+    /// address of the target that the client had (w) or a number and the target (w+1).
     pub(crate) fn write(self, batch: &mut Batch) {
         let name = self.name();
+        let family = batch.family();
+        let w = registers(family);
         batch.chain(&name, None);
         let Some(seconds) = self.affinity_seconds else {
-            let mut rule = self.frontend(0);
-            rule.push(Expr::Random(R(3), self.count));
-            rule.push(Expr::Map(Set::Targets.name(), R(0), R(4)));
-            rule.push(Expr::Dnat(R(4), R(5)));
+            let (number, target) = (w + 2, w + 3);
+            let mut rule = self.frontend(0, family);
+            rule.push(Expr::Random(R(number), self.count));
+            rule.push(Expr::Map(Set::Targets.name(), R(0), R(target)));
+            rule.push(Expr::Dnat(R(target), R(target + w)));
             batch.rule(&name, &rule);
             return;
         };
         let sticky = Set::Sticky.name();
+        let (frontend, behind) = (w, 2 * w + 2);
         let mut known = vec![Expr::Source(R(0))];
-        known.extend(self.frontend(1));
-        known.push(Expr::Map(sticky, R(0), R(4)));
-        known.extend(by_way_of_mark(R(4), R(4)));
-        known.push(Expr::Map(Set::Affine.name(), R(1), R(6)));
-        known.push(Expr::Remember(sticky, R(0), R(4), seconds));
-        known.push(Expr::Dnat(R(6), R(7)));
+        known.extend(self.frontend(frontend, family));
+        known.push(Expr::Map(sticky, R(0), R(behind)));
+        known.extend(by_way_of_mark(behind, w, behind + w));
+        // If the target is gone the next rule writes another one.
+        known.push(Expr::Remember(sticky, R(0), R(behind), seconds));
+        // The client is not needed any more: the target takes its place.
+        known.push(Expr::Map(Set::Affine.name(), R(frontend), R(0)));
+        known.push(Expr::Dnat(R(0), R(w)));
         batch.rule(&name, &known);
+        let target = behind + 1;
         let mut fresh = vec![Expr::Source(R(0))];
-        fresh.extend(self.frontend(1));
-        fresh.push(Expr::Random(R(4), self.count));
-        fresh.push(Expr::Map(Set::Targets.name(), R(1), R(6)));
-        fresh.extend(by_way_of_mark(R(6), R(8)));
+        fresh.extend(self.frontend(frontend, family));
+        fresh.push(Expr::Random(R(behind), self.count));
+        fresh.push(Expr::Map(Set::Targets.name(), R(frontend), R(target)));
+        fresh.extend(by_way_of_mark(target, w, behind));
         // An entry for a target that is gone would only have its time refreshed.
-        fresh.push(Expr::Forget(sticky, R(0), R(8)));
-        fresh.push(Expr::Remember(sticky, R(0), R(8), seconds));
-        fresh.push(Expr::Dnat(R(6), R(7)));
+        fresh.push(Expr::Forget(sticky, R(0), R(target)));
+        fresh.push(Expr::Remember(sticky, R(0), R(target), seconds));
+        fresh.push(Expr::Dnat(R(target), R(target + w)));
         batch.rule(&name, &fresh);
     }
 
-    fn frontend(self, first: u32) -> Vec<Expr> {
-        frontend_key(first, self.node_port, self.inside)
+    fn frontend(self, first: u32, family: Family) -> Vec<Expr> {
+        frontend_key(first, self.node_port, self.inside, family)
     }
 }
 
-/// Copies a register by way of the packet's mark, which is as before at the end. The copy is for `nft list`: it
-/// aborts when what came out of a map is part of another key.
-fn by_way_of_mark(from: R, to: R) -> [Expr; 4] {
-    [Expr::Mark(R(9)), Expr::SetMark(from), Expr::Mark(to), Expr::SetMark(R(9))]
+/// Copies registers onto themselves by way of the packet's mark, which is as before at the end (`spare` keeps it
+/// meanwhile). That is for `nft list`: it aborts when what came out of a map is part of another key.
+fn by_way_of_mark(first: u32, count: u32, spare: u32) -> Vec<Expr> {
+    let copy = (first..first + count).flat_map(|r| [Expr::SetMark(R(r)), Expr::Mark(R(r))]);
+    std::iter::once(Expr::Mark(R(spare))).chain(copy).chain([Expr::SetMark(R(spare))]).collect()
 }
 
 /// In the part of a key that holds the protocol, behind the protocol: the frontend is for clients inside.
 const INSIDE: [u8; 4] = [0, 0, 0, 1];
 
-/// Loads address, protocol and port of the packet's destination into three registers.
-fn frontend_key(first: u32, node_port: bool, inside: bool) -> Vec<Expr> {
-    let address = if node_port { Expr::Load(R(first), vec![0; 4]) } else { Expr::Destination(R(first)) };
-    let mut key = vec![address, Expr::L4Protocol(R(first + 1))];
-    key.extend(inside.then_some(Expr::Xor(R(first + 1), INSIDE)));
-    key.push(Expr::DestinationPort(R(first + 2)));
+/// Loads address, protocol and port of the packet's destination into registers.
+fn frontend_key(first: u32, node_port: bool, inside: bool, family: Family) -> Vec<Expr> {
+    let address = match node_port {
+        true => Expr::Load(R(first), octets(family.unspecified())),
+        false => Expr::Destination(R(first)),
+    };
+    let behind = first + registers(family);
+    let mut key = vec![address, Expr::L4Protocol(R(behind))];
+    key.extend(inside.then_some(Expr::Xor(R(behind), INSIDE)));
+    key.push(Expr::DestinationPort(R(behind + 1)));
     key
 }
 
@@ -185,9 +203,9 @@ pub(crate) struct Entries {
 }
 
 /// The map elements of one frontend, without the hairpin set (which is shared by frontends).
-pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
+pub(crate) fn entries(family: Family, frontend: &Frontend, backend: &Backend) -> Entries {
     let mut out = Entries::default();
-    let key = frontend_bytes(frontend);
+    let key = frontend_bytes(family, frontend);
     match backend {
         Backend::Reject => {
             out.elements.insert((Set::Closed, key), Value::Verdict(Verdict::Goto("refuse".into())));
@@ -202,9 +220,9 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
             if !sources.is_empty() {
                 out.elements.insert((Set::Restricted, key.clone()), Value::Nothing);
             }
-            for (first, last) in merged(sources) {
-                let from = [&key[..], &first.octets()].concat();
-                let to = [&key[..], &last.octets()].concat();
+            for (first, last) in merged(family, sources) {
+                let from = [&key[..], &octets(first)].concat();
+                let to = [&key[..], &octets(last)].concat();
                 out.elements.insert((Set::Allowed, from), Value::Until(to));
             }
             let count = u32::try_from(targets.len()).expect("fewer than 2^32 endpoints");
@@ -218,7 +236,7 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
                 let numbered = [&key[..], &number.to_ne_bytes()].concat();
                 out.elements.insert((Set::Targets, numbered), Value::Data(target_bytes(*target)));
                 if affinity_seconds.is_some() {
-                    let affine = [&key[..], &target.address.octets()].concat();
+                    let affine = [&key[..], &octets(target.address)].concat();
                     // Two targets of one address differ in port only; a client stays with the first.
                     out.elements.entry((Set::Affine, affine)).or_insert(Value::Data(target_bytes(*target)));
                 }
@@ -230,28 +248,22 @@ pub(crate) fn entries(frontend: &Frontend, backend: &Backend) -> Entries {
     out
 }
 
-/// First and last addresses of networks, without overlaps, which the kernel refuses.
-fn merged(networks: &[(Ipv4Addr, u8)]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let mut ranges: Vec<(u32, u32)> = networks
-        .iter()
-        .map(|(network, prefix)| {
-            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-            (u32::from(*network) & mask, u32::from(*network) | !mask)
-        })
-        .collect();
+/// First and last addresses of a family's networks, without overlaps, which the kernel refuses.
+fn merged(family: Family, networks: &[Network]) -> Vec<(IpAddr, IpAddr)> {
+    let mut ranges: Vec<(u128, u128)> = networks.iter().map(|network| range(*network)).collect();
     ranges.sort_unstable();
-    let mut out: Vec<(u32, u32)> = Vec::new();
+    let mut out: Vec<(u128, u128)> = Vec::new();
     for (first, last) in ranges {
         match out.last_mut() {
             Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
             _ => out.push((first, last)),
         }
     }
-    out.into_iter().map(|(first, last)| (first.into(), last.into())).collect()
+    out.into_iter().map(|(first, last)| (family.address(first), family.address(last))).collect()
 }
 
 /// The set elements of an isolated pod.
-pub(crate) fn policy_entries(address: Ipv4Addr, rules: &PodRules) -> BTreeMap<(Set, Vec<u8>), Value> {
+pub(crate) fn policy_entries(address: IpAddr, rules: &PodRules) -> BTreeMap<(Set, Vec<u8>), Value> {
     let mut out = BTreeMap::new();
     let directions = [
         (&rules.ingress, Set::IsolatedIn, Set::AllowedIn),
@@ -259,12 +271,13 @@ pub(crate) fn policy_entries(address: Ipv4Addr, rules: &PodRules) -> BTreeMap<(S
     ];
     for (allowed, isolated, set) in directions {
         let Some(allowed) = allowed else { continue };
-        out.insert((isolated, address.octets().to_vec()), Value::Nothing);
+        out.insert((isolated, octets(address)), Value::Nothing);
         for range in allowed {
             let (first, last) = range.ports.protocol.map_or((0, u8::MAX), |p| (p, p));
-            let key = |peer: u32, protocol: u8, port: u16| {
+            let key = |peer: u128, protocol: u8, port: u16| {
+                let peer = octets(Family::of(address).address(peer));
                 let port = port.to_be_bytes();
-                [&address.octets()[..], &peer.to_be_bytes(), &[protocol, 0, 0, 0], &port, &[0; 2]].concat()
+                [&octets(address)[..], &peer, &[protocol, 0, 0, 0], &port, &[0; 2]].concat()
             };
             let until = key(range.last, last, range.ports.last);
             out.insert((set, key(range.first, first, range.ports.first)), Value::Until(until));
@@ -274,12 +287,12 @@ pub(crate) fn policy_entries(address: Ipv4Addr, rules: &PodRules) -> BTreeMap<(S
 }
 
 /// The element that lets a pod reach itself through a service.
-pub(crate) fn hairpin(address: Ipv4Addr) -> (Set, Vec<u8>) {
-    (Set::Hairpin, [address.octets(), address.octets()].concat())
+pub(crate) fn hairpin(address: IpAddr) -> (Set, Vec<u8>) {
+    (Set::Hairpin, octets(address).repeat(2))
 }
 
-fn frontend_bytes(frontend: &Frontend) -> Vec<u8> {
-    let mut out = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets().to_vec();
+fn frontend_bytes(family: Family, frontend: &Frontend) -> Vec<u8> {
+    let mut out = octets(frontend.address.unwrap_or(family.unspecified()));
     out.extend([frontend.protocol.number(), 0, 0, u8::from(frontend.inside)]);
     out.extend(frontend.port.to_be_bytes());
     out.extend([0; 2]);
@@ -287,21 +300,34 @@ fn frontend_bytes(frontend: &Frontend) -> Vec<u8> {
 }
 
 fn target_bytes(target: Target) -> Vec<u8> {
-    let mut out = target.address.octets().to_vec();
+    let mut out = octets(target.address);
     out.extend(target.port.to_be_bytes());
     out.extend([0; 2]);
     out
 }
 
-/// Addresses the fixed part of the program depends on.
+/// Addresses the fixed part of the program depends on, all of one family.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses {
-    pub(crate) pod_cidr: (Ipv4Addr, u8),
+    pub(crate) pod_cidr: Network,
     /// all pods of the cluster, reached without masquerading
-    pub(crate) cluster_cidr: (Ipv4Addr, u8),
-    pub(crate) gateway: Ipv4Addr,
+    pub(crate) cluster_cidr: Network,
+    pub(crate) gateway: IpAddr,
     /// cluster IPs: nothing answers there but services
-    pub(crate) service_cidr: Option<(Ipv4Addr, u8)>,
+    pub(crate) service_cidr: Option<Network>,
+}
+
+impl Addresses {
+    pub(crate) fn family(&self) -> Family {
+        Family::of(self.pod_cidr.0)
+    }
+
+    fn loopback(&self) -> Network {
+        match self.family() {
+            Family::V4 => (Ipv4Addr::LOCALHOST.into(), 8),
+            Family::V6 => (Ipv6Addr::LOCALHOST.into(), 128),
+        }
+    }
 }
 
 /// The sets and the chains that no picking chain leads to; comes before picks and elements.
@@ -335,7 +361,7 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
         let mut name = b"lo".to_vec();
         name.resize(16, 0);
         let foreign = [Expr::InterfaceInName(R(0)), Expr::NotEqual(R(0), name), load];
-        let rule = [&foreign[..], &in_range(4, (Ipv4Addr::LOCALHOST, 8), true), &[Expr::Do(Verdict::Drop)]];
+        let rule = [&foreign[..], &in_range(4, at.loopback(), true), &[Expr::Do(Verdict::Drop)]];
         batch.rule("guard-loopback", &rule.concat());
     }
     for (closed, nat, point) in [
@@ -372,7 +398,7 @@ pub(crate) fn write_hooks(batch: &mut Batch, at: &Addresses) {
 /// Holds for the first packet of a flow.
 fn new_flow() -> [Expr; 3] {
     const STATE_NEW: u32 = 8;
-    [Expr::CtState(R(0)), Expr::And(R(0), STATE_NEW), Expr::NotEqual(R(0), vec![0; 4])]
+    [Expr::CtState(R(0)), Expr::And(R(0), STATE_NEW.to_ne_bytes().to_vec()), Expr::NotEqual(R(0), vec![0; 4])]
 }
 
 /// Kind of an address that the machine itself has (RTN_LOCAL).
@@ -392,9 +418,9 @@ fn drop_outside(batch: &mut Batch, at: &Addresses) {
 fn check_sources(batch: &mut Batch) {
     const CHAIN: &str = "check-sources";
     batch.chain(CHAIN, None);
-    let mut rule = frontend_key(0, false, false);
+    let mut rule = frontend_key(0, false, false, batch.family());
     rule.push(Expr::InSet(Set::Restricted.name(), R(0)));
-    rule.push(Expr::Source(R(3)));
+    rule.push(Expr::Source(R(registers(batch.family()) + 2)));
     rule.push(Expr::NotInSet(Set::Allowed.name(), R(0)));
     rule.push(Expr::Do(Verdict::Drop));
     batch.rule(CHAIN, &rule);
@@ -404,13 +430,15 @@ fn check_sources(batch: &mut Batch) {
 /// destinations are rewritten already, sources not yet. What the node itself says to its pods does not pass.
 fn policies(batch: &mut Batch) {
     const BEFORE_FILTERS: i32 = -10;
-    let ingress = [Expr::Destination(R(0)), Expr::InSet(Set::IsolatedIn.name(), R(0)), Expr::Source(R(1))];
-    let egress = [Expr::Source(R(0)), Expr::InSet(Set::IsolatedOut.name(), R(0)), Expr::Destination(R(1))];
+    let w = registers(batch.family());
+    let ingress = [Expr::Destination(R(0)), Expr::InSet(Set::IsolatedIn.name(), R(0)), Expr::Source(R(w))];
+    let egress = [Expr::Source(R(0)), Expr::InSet(Set::IsolatedOut.name(), R(0)), Expr::Destination(R(w))];
     for (chain, pod, set) in
         [("policy-ingress", ingress, Set::AllowedIn), ("policy-egress", egress, Set::AllowedOut)]
     {
         batch.chain(chain, None);
-        let asked = [Expr::L4Protocol(R(2)), Expr::DestinationPort(R(3)), Expr::NotInSet(set.name(), R(0))];
+        let port = Expr::DestinationPort(R(2 * w + 1));
+        let asked = [Expr::L4Protocol(R(2 * w)), port, Expr::NotInSet(set.name(), R(0))];
         batch.rule(chain, &[&pod[..], &asked, &[Expr::Do(Verdict::Drop)]].concat());
     }
     for (hook, point, chains) in [
@@ -428,11 +456,16 @@ fn policies(batch: &mut Batch) {
 /// A chain that looks the destination up as it is and then, if it is a local address, as a node port.
 fn look_up(batch: &mut Batch, chain: &str, set: Set, inside: bool) {
     batch.chain(chain, None);
-    let mut direct = frontend_key(0, false, inside);
+    let mut direct = frontend_key(0, false, inside, batch.family());
     direct.push(Expr::VerdictMap(set.name(), R(0)));
     batch.rule(chain, &direct);
     let mut local = vec![Expr::DestinationType(R(0)), Expr::Equal(R(0), LOCAL.to_ne_bytes().to_vec())];
-    local.extend(frontend_key(0, true, inside));
+    if batch.family() == Family::V6 {
+        // The kernel lets no answer from elsewhere in for a loopback address of IPv6.
+        local.push(Expr::Destination(R(0)));
+        local.push(Expr::NotEqual(R(0), octets(Ipv6Addr::LOCALHOST.into())));
+    }
+    local.extend(frontend_key(0, true, inside, batch.family()));
     local.push(Expr::VerdictMap(set.name(), R(0)));
     batch.rule(chain, &local);
 }
@@ -440,17 +473,19 @@ fn look_up(batch: &mut Batch, chain: &str, set: Set, inside: bool) {
 fn postrouting(batch: &mut Batch, at: &Addresses) {
     const CHAIN: &str = "nat-postrouting";
     const DESTINATION_REWRITTEN: u32 = 1 << 5;
-    let balanced =
-        [Expr::CtStatus(R(0)), Expr::And(R(0), DESTINATION_REWRITTEN), Expr::NotEqual(R(0), vec![0; 4])];
+    let rewritten = Expr::And(R(0), DESTINATION_REWRITTEN.to_ne_bytes().to_vec());
+    let balanced = [Expr::CtStatus(R(0)), rewritten, Expr::NotEqual(R(0), vec![0; 4])];
     let source = |range, inside| [&[Expr::Source(R(4))][..], &in_range(4, range, inside)].concat();
     let destination = |range, inside| [&[Expr::Destination(R(4))][..], &in_range(4, range, inside)].concat();
-    let as_gateway = [Expr::Load(R(0), at.gateway.octets().to_vec()), Expr::Snat(R(0))];
-    let loopback = (Ipv4Addr::LOCALHOST, 8);
+    let as_gateway = [Expr::Load(R(0), octets(at.gateway)), Expr::Snat(R(0))];
+    let loopback = at.loopback();
 
     // A pod that reaches itself must get answers by way of the node, which undoes the rewriting.
-    let itself = [Expr::Source(R(4)), Expr::Destination(R(5)), Expr::InSet(Set::Hairpin.name(), R(4))];
+    let destination_at = R(4 + registers(batch.family()));
+    let itself =
+        [Expr::Source(R(4)), Expr::Destination(destination_at), Expr::InSet(Set::Hairpin.name(), R(4))];
     batch.rule(CHAIN, &[&balanced[..], &itself, &as_gateway].concat());
-    // Node ports on 127.0.0.1.
+    // Node ports on loopback addresses.
     let from_loopback = [&balanced[..], &source(loopback, true)].concat();
     batch.rule(CHAIN, &[&from_loopback[..], &destination(at.pod_cidr, true), &as_gateway].concat());
     batch.rule(CHAIN, &[&from_loopback[..], &[Expr::Masquerade]].concat());
@@ -463,11 +498,9 @@ fn postrouting(batch: &mut Batch, at: &Addresses) {
     batch.rule(CHAIN, &[&outside[..], &[Expr::Masquerade]].concat());
 }
 
-/// Compares the address in a register with a range.
-fn in_range(register: u32, (network, prefix): (Ipv4Addr, u8), inside: bool) -> Vec<Expr> {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    let base = Ipv4Addr::from(u32::from(network) & mask).octets().to_vec();
-    // The register holds network order and the mask is written in the machine's order.
+/// Compares the address in registers with a range.
+fn in_range(register: u32, network: Network, inside: bool) -> Vec<Expr> {
+    let base = octets(base_of(network).0);
     let compare = if inside { Expr::Equal(R(register), base) } else { Expr::NotEqual(R(register), base) };
-    vec![Expr::And(R(register), mask.to_be()), compare]
+    vec![Expr::And(R(register), mask(network)), compare]
 }

@@ -4,17 +4,18 @@
 //!   Service ports ─▶ Frontend (address, protocol, port)  ──▶ Backend: endpoints (+ affinity) | Reject | Drop
 //! ```
 //!
-//! A node port is a frontend without an address: it is reached on every local address. Rules are data: see
-//! [`super::program`] for how a frontend becomes elements of maps.
+//! A node port is a frontend without an address: it is reached on every local address. The families are apart: what is
+//! here is always asked for one of them. Rules are data: see [`super::program`] for how a frontend becomes elements of
+//! maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use api::ObjectKey;
 
+use crate::address::{Family, Network, parse_cidr};
 use crate::model::{ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, View};
-use crate::pod_net::parse_cidr;
 
 /// Services that carry it are left to another proxy.
 const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -56,7 +57,7 @@ impl Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// `None`: any local address of the node
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     pub protocol: Protocol,
     pub port: u16,
     /// For clients inside the cluster (pods, the node itself) alone, who come first here.
@@ -65,7 +66,7 @@ pub struct Frontend {
 
 impl Frontend {
     /// One for all clients.
-    pub fn new(address: Option<Ipv4Addr>, protocol: Protocol, port: u16) -> Self {
+    pub fn new(address: Option<IpAddr>, protocol: Protocol, port: u16) -> Self {
         Self { address, protocol, port, inside: false }
     }
 }
@@ -73,7 +74,7 @@ impl Frontend {
 /// Where packets end up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
 }
 
@@ -82,7 +83,7 @@ pub struct Target {
 pub enum Backend {
     /// At least one target; with affinity a client stays with its target for so many seconds. If there are
     /// `sources`, clients from elsewhere are not served.
-    Targets { targets: Vec<Target>, affinity_seconds: Option<u32>, sources: Vec<(Ipv4Addr, u8)> },
+    Targets { targets: Vec<Target>, affinity_seconds: Option<u32>, sources: Vec<Network> },
     /// No endpoints at all: the client is told at once.
     Reject,
     /// A "Local" traffic policy and no endpoint on this node.
@@ -112,35 +113,43 @@ pub struct Ruleset {
     pub frontends: BTreeMap<Frontend, Backend>,
 }
 
-/// The rules for all services. Where two services claim one frontend, the first by namespace and name gets it.
-pub fn desired_rules(view: &View, here: &Place) -> Ruleset {
+/// The rules of a family for all services. Where two services claim one frontend, the first by namespace and name gets it.
+pub fn desired_rules(view: &View, here: &Place, family: Family) -> Ruleset {
     let mut frontends = BTreeMap::new();
     for (key, service) in view.services() {
-        for (frontend, backend) in service_rules(service, &slices_of(view, key), here) {
+        for (frontend, backend) in service_rules(service, &slices_of(view, key, family), here, family) {
             frontends.entry(frontend).or_insert(backend);
         }
     }
     Ruleset { frontends }
 }
 
-fn slices_of<'a>(view: &'a View, key: &ObjectKey) -> Vec<&'a EndpointSlice> {
-    view.slices(key).collect()
+fn slices_of<'a>(view: &'a View, key: &ObjectKey, family: Family) -> Vec<&'a EndpointSlice> {
+    view.slices(key).filter(|slice| slice.address_type == family.name()).collect()
 }
 
-/// The rules for one service of the view; none if it is not there.
-pub fn rules_of(view: &View, key: &ObjectKey, here: &Place) -> Vec<(Frontend, Backend)> {
-    view.service(key).map(|s| service_rules(s, &slices_of(view, key), here)).unwrap_or_default()
+/// The rules of a family for one service of the view; none if it is not there.
+pub fn rules_of(view: &View, key: &ObjectKey, here: &Place, family: Family) -> Vec<(Frontend, Backend)> {
+    let rules = |service| service_rules(service, &slices_of(view, key, family), here, family);
+    view.service(key).map(rules).unwrap_or_default()
 }
 
-/// The host ports of a pod on this node (`hostPort`, `hostIP` of its containers' ports).
-pub fn host_ports(pod: &Pod) -> Vec<(Frontend, Backend)> {
-    let Some(address) = pod.address() else { return Vec::new() };
+/// The host ports of a pod on this node (`hostPort`, `hostIP` of its containers' ports) in a family. An address
+/// `0.0.0.0` or `::` means every one that the node has in its family.
+pub fn host_ports(pod: &Pod, family: Family) -> Vec<(Frontend, Backend)> {
+    let Some(address) = pod.address(family) else { return Vec::new() };
     let ports = pod.serving_containers().flat_map(|c| &c.ports).filter(|p| p.host_port != 0);
     let rule = |port: &ContainerPort| {
-        let host: Option<Ipv4Addr> = match port.host_ip.as_str() {
+        let host: Option<IpAddr> = match port.host_ip.as_str() {
             "" => None,
-            text => Some(text.parse().ok()?).filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
+            text => Some(text.parse().ok()?),
         };
+        // What is sent to a loopback address of IPv6 cannot leave the node's own loopback.
+        let unreachable = |host: IpAddr| host.is_ipv6() && host.is_loopback();
+        if host.is_some_and(|host| Family::of(host) != family || unreachable(host)) {
+            return None;
+        }
+        let host = host.filter(|host| !host.is_unspecified());
         let frontend = Frontend::new(host, Protocol::parse(&port.protocol)?, port.host_port);
         Some((frontend, Backend::to(vec![Target { address, port: port.container_port }])))
     };
@@ -149,12 +158,22 @@ pub fn host_ports(pod: &Pod) -> Vec<(Frontend, Backend)> {
 
 /// How many ready endpoints of a service are on this node: what its health check port tells a load balancer.
 pub fn local_endpoints(view: &View, key: &ObjectKey, node: &str) -> usize {
-    let endpoints = view.slices(key).flat_map(|slice| &slice.endpoints);
-    let local = endpoints.filter(|e| e.conditions.is_ready() && e.node_name.as_deref() == Some(node));
-    local.filter_map(|e| e.addresses.first()).collect::<BTreeSet<_>>().len()
+    // With two families every endpoint is there twice.
+    let count = |family| {
+        let slices = slices_of(view, key, family);
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let local = endpoints.filter(|e| e.conditions.is_ready() && e.node_name.as_deref() == Some(node));
+        local.filter_map(|e| e.addresses.first()).collect::<BTreeSet<_>>().len()
+    };
+    count(Family::V4).max(count(Family::V6))
 }
 
-fn service_rules(service: &Service, slices: &[&EndpointSlice], here: &Place) -> Vec<(Frontend, Backend)> {
+fn service_rules(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    here: &Place,
+    family: Family,
+) -> Vec<(Frontend, Backend)> {
     let labels = &service.metadata.labels;
     let spec = &service.spec;
     let skipped = spec.kind == "ExternalName"
@@ -167,14 +186,19 @@ fn service_rules(service: &Service, slices: &[&EndpointSlice], here: &Place) -> 
     }
     let affinity_seconds = (spec.session_affinity == "ClientIP")
         .then(|| spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(AFFINITY_SECONDS));
-    let cluster_ips: BTreeSet<Ipv4Addr> =
-        spec.cluster_ips.iter().chain([&spec.cluster_ip]).filter_map(|a| a.parse().ok()).collect();
+    let of_family = |texts: &mut dyn Iterator<Item = &String>| -> BTreeSet<IpAddr> {
+        texts.filter_map(|text| text.parse().ok()).filter(|a| Family::of(*a) == family).collect()
+    };
+    let cluster_ips = of_family(&mut spec.cluster_ips.iter().chain([&spec.cluster_ip]));
     let ingress = service.status.load_balancer.ingress.iter();
-    let balancers = ingress.filter(|i| i.ip_mode != "Proxy").map(|i| &i.ip);
-    let balancers: BTreeSet<Ipv4Addr> = balancers.filter_map(|a| a.parse().ok()).collect();
-    let external: BTreeSet<Ipv4Addr> = spec.external_ips.iter().filter_map(|a| a.parse().ok()).collect();
-    let ranges: Vec<(Ipv4Addr, u8)> =
-        spec.load_balancer_source_ranges.iter().filter_map(|r| parse_cidr(r.trim())).collect();
+    let balancers = of_family(&mut ingress.filter(|i| i.ip_mode != "Proxy").map(|i| &i.ip));
+    let external = of_family(&mut spec.external_ips.iter());
+    let ranges = spec.load_balancer_source_ranges.iter().filter_map(|r| parse_cidr(r.trim()));
+    let ranges: Vec<Network> = ranges.filter(|r| Family::of(r.0) == family).collect();
+    // A family that the service does not have has no endpoints of it either.
+    if cluster_ips.is_empty() {
+        return Vec::new();
+    }
 
     let mut out = Vec::new();
     for port in &spec.ports {
@@ -186,7 +210,7 @@ fn service_rules(service: &Service, slices: &[&EndpointSlice], here: &Place) -> 
         );
         let keeps_local = spec.external_traffic_policy == "Local";
         let (everywhere, outside) = (backend(false), backend(keeps_local));
-        let mut at = |address, port, sources: &[(Ipv4Addr, u8)]| {
+        let mut at = |address, port, sources: &[Network]| {
             let frontend = Frontend::new(address, protocol, port);
             let split = keeps_local && matches!(everywhere, Backend::Targets { .. });
             if split {
@@ -209,7 +233,7 @@ fn service_rules(service: &Service, slices: &[&EndpointSlice], here: &Place) -> 
     out
 }
 
-fn restricted(backend: Backend, ranges: &[(Ipv4Addr, u8)]) -> Backend {
+fn restricted(backend: Backend, ranges: &[Network]) -> Backend {
     match backend {
         Backend::Targets { targets, affinity_seconds, .. } => {
             Backend::Targets { targets, affinity_seconds, sources: ranges.to_vec() }
@@ -231,7 +255,7 @@ fn backend(
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     let mut hints = Hints::default();
     let mut anywhere = false;
-    for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
+    for slice in slices {
         let matching = |p: &&crate::model::EndpointPort| {
             p.name == port.name && Protocol::parse(&p.protocol) == Some(protocol)
         };
@@ -337,7 +361,7 @@ pub fn keep_places(old: &[Target], new: Vec<Target>) -> Vec<Target> {
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {
-            Some(address) => write!(f, "{:?} {address}:{}", self.protocol, self.port),
+            Some(address) => write!(f, "{:?} {}", self.protocol, SocketAddr::new(address, self.port)),
             None => write!(f, "{:?} node:{}", self.protocol, self.port),
         }?;
         if self.inside { write!(f, " from inside") } else { Ok(()) }
@@ -351,7 +375,7 @@ impl fmt::Display for Ruleset {
             match backend {
                 Backend::Targets { targets, affinity_seconds, sources } => {
                     for t in targets {
-                        write!(f, " {}:{}", t.address, t.port)?;
+                        write!(f, " {}", SocketAddr::new(t.address, t.port))?;
                     }
                     if let Some(seconds) = affinity_seconds {
                         write!(f, " (same client, same target for {seconds} s)")?;

@@ -1,7 +1,6 @@
 //! The running proxy: follows Services, EndpointSlices and the node's own pods, and keeps the table in step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use api::ObjectKey;
@@ -11,8 +10,9 @@ use tokio::time::Instant;
 
 use super::health::HealthChecks;
 use super::meter::Meter;
-use super::ruleset::{Backend, Frontend, Place, host_ports, local_endpoints, rules_of};
+use super::ruleset::{Place, host_ports, local_endpoints, rules_of};
 use super::table::Table;
+use crate::address::{Family, Network, network_in};
 use crate::model::{EndpointSlice, Node, Pod, Service, View};
 use crate::netlink::NetlinkError;
 use crate::pod_net::{route_services, table_name};
@@ -28,18 +28,25 @@ pub struct ProxyConfig {
     pub node_name: String,
     /// The same tag as the pod network's; names the nftables table.
     pub instance: String,
-    /// This node's pods.
-    pub pod_cidr: (Ipv4Addr, u8),
-    /// All pods of the cluster; traffic to them keeps its source. With one node the same as `pod_cidr`.
-    pub cluster_cidr: (Ipv4Addr, u8),
+    /// This node's pods, one network a family.
+    pub pod_cidrs: Vec<Network>,
+    /// All pods of the cluster; traffic to them keeps its source. With one node the same as `pod_cidrs`.
+    pub cluster_cidrs: Vec<Network>,
     /// Cluster IPs; routed to the gateway interface so that the node's own processes reach them without a
-    /// default route, and refused where no service has them. `None` leaves both alone.
-    pub service_cidr: Option<(Ipv4Addr, u8)>,
+    /// default route, and refused where no service has them. Where a family has none both are left alone.
+    pub service_cidrs: Vec<Network>,
 }
 
 impl ProxyConfig {
-    fn table(&self) -> Table {
-        Table::new(&table_name(&self.instance), self.pod_cidr, self.cluster_cidr, self.service_cidr)
+    /// A table for each family of pods.
+    fn tables(&self) -> Vec<Table> {
+        let name = table_name(&self.instance);
+        let table = |pods: &Network| {
+            let family = Family::of(pods.0);
+            let cluster = network_in(family, &self.cluster_cidrs).unwrap_or(*pods);
+            Table::new(&name, *pods, cluster, network_in(family, &self.service_cidrs))
+        };
+        self.pod_cidrs.iter().map(table).collect()
     }
 }
 
@@ -72,8 +79,8 @@ pub async fn run(
         touched: BTreeSet::new(),
         host_ports: BTreeMap::new(),
         touched_pods: BTreeSet::new(),
-        table: Some(config.table()),
-        unrouted: config.service_cidr,
+        tables: Some(config.tables()),
+        routed: false,
         meter: Meter::new(&client),
         config,
     };
@@ -124,12 +131,12 @@ struct Proxy {
     view: View,
     touched: BTreeSet<ObjectKey>,
     /// of the pods on this node that have any
-    host_ports: BTreeMap<ObjectKey, Vec<(Frontend, Backend)>>,
+    host_ports: BTreeMap<ObjectKey, Pod>,
     touched_pods: BTreeSet<ObjectKey>,
-    /// cluster IPs that still need a route
-    unrouted: Option<(Ipv4Addr, u8)>,
-    /// away while a blocking thread works with it
-    table: Option<Table>,
+    /// Cluster IPs have their routes.
+    routed: bool,
+    /// away while a blocking thread works with them
+    tables: Option<Vec<Table>>,
     meter: Meter,
 }
 
@@ -199,15 +206,15 @@ impl Proxy {
     }
 
     fn on_pod(&mut self, change: &Change<Pod>) {
-        let ports = change.new.as_ref().map(|pod| host_ports(&pod.object)).unwrap_or_default();
-        if ports.is_empty() && !self.host_ports.contains_key(&change.key) {
-            return;
-        }
-        self.touched_pods.insert(change.key.clone());
-        if ports.is_empty() {
-            self.host_ports.remove(&change.key);
-        } else {
-            self.host_ports.insert(change.key.clone(), ports);
+        let has_ports =
+            |pod: &Pod| pod.serving_containers().flat_map(|c| &c.ports).any(|port| port.host_port != 0);
+        let new = change.new.as_ref().map(|cached| &cached.object).filter(|pod| has_ports(pod));
+        let before = match new {
+            Some(pod) => self.host_ports.insert(change.key.clone(), pod.clone()),
+            None => self.host_ports.remove(&change.key),
+        };
+        if new.is_some() || before.is_some() {
+            self.touched_pods.insert(change.key.clone());
         }
     }
 
@@ -227,38 +234,50 @@ impl Proxy {
     }
 
     async fn apply(&mut self) -> Result<(), NetlinkError> {
-        let mut table = match self.table.take() {
-            Some(table) => table,
+        let mut tables = match self.tables.take() {
+            Some(tables) => tables,
             None => {
-                // Only a panic in the blocking thread loses the table; start again with everything.
+                // Only a panic in the blocking thread loses the tables; start again with everything.
                 self.touch_all();
-                self.config.table()
+                self.config.tables()
             }
         };
         for key in std::mem::take(&mut self.touched) {
-            let rules = rules_of(&self.view, &key, &self.place);
-            table.set_service(&key, rules);
+            for table in &mut tables {
+                table.set_service(&key, rules_of(&self.view, &key, &self.place, table.family()));
+            }
             let port = self.view.service(&key).map_or(0, |s| s.spec.health_check_node_port);
             self.health.set(&key, port, local_endpoints(&self.view, &key, &self.place.node));
         }
-        if let Some(rules) = self.policies.borrow_and_update().clone() {
-            table.set_policies(rules);
+        if let Some(rules) = self.policies.borrow_and_update().as_ref() {
+            tables.iter_mut().for_each(|table| table.set_policies(rules));
         }
         for key in std::mem::take(&mut self.touched_pods) {
-            table.set_service(&claimant(&key), self.host_ports.get(&key).cloned().unwrap_or_default());
+            for table in &mut tables {
+                let ports = self.host_ports.get(&key).map(|pod| host_ports(pod, table.family()));
+                table.set_service(&claimant(&key), ports.unwrap_or_default());
+            }
         }
-        let (instance, pod_cidr) = (self.config.instance.clone(), self.config.pod_cidr);
-        let unrouted = self.unrouted;
+        let config = (!self.routed).then(|| self.config.clone());
         let done = tokio::task::spawn_blocking(move || {
-            let routed = unrouted.map_or(Ok(()), |services| route_services(&instance, pod_cidr, services));
-            let applied = table.apply();
-            (table, routed, applied)
+            let routed = config.map_or(Ok(()), |config| route_all(&config));
+            // One family must not wait for what is wrong with another.
+            let applied: Vec<_> = tables.iter_mut().map(Table::apply).collect();
+            (tables, routed, applied)
         });
-        let (table, routed, applied) = done.await.map_err(|_| NetlinkError::NoAnswer)?;
-        self.table = Some(table);
-        applied?;
+        let (tables, routed, applied) = done.await.map_err(|_| NetlinkError::NoAnswer)?;
+        self.tables = Some(tables);
+        applied.into_iter().collect::<Result<(), _>>()?;
         routed?;
-        self.unrouted = None;
+        self.routed = true;
         Ok(())
     }
+}
+
+/// Routes the cluster IPs of every family.
+fn route_all(config: &ProxyConfig) -> Result<(), NetlinkError> {
+    config.pod_cidrs.iter().try_for_each(|pods| {
+        let services = network_in(Family::of(pods.0), &config.service_cidrs);
+        services.map_or(Ok(()), |services| route_services(&config.instance, *pods, services))
+    })
 }

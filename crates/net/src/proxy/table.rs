@@ -7,17 +7,18 @@
 //! If the kernel refuses a delta, what it holds is in doubt: the whole table is replaced in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::ObjectKey;
 
 use super::program::{self, Addresses, Entries, Pick, Set};
 use super::ruleset::{Backend, Frontend, Protocol, Ruleset, Target, keep_places};
+use crate::address::{Family, Network, contains, gateway_of};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::{Batch, Value, conntrack};
 use crate::policy::NodeRules;
 
-/// One instance's nftables table, in the network namespace of the thread that first calls [`Table::apply`].
+/// One instance's nftables table of one family, in the network namespace of the thread that first calls [`Table::apply`].
 pub struct Table {
     name: String,
     addresses: Addresses,
@@ -36,7 +37,7 @@ struct Installed {
     frontends: HashMap<Frontend, Backend>,
     policies: NodeRules,
     /// how many targets have the address
-    hairpin: HashMap<Ipv4Addr, usize>,
+    hairpin: HashMap<IpAddr, usize>,
     /// chains are kept when the last service that used them goes: there are few, and they will be needed again
     picks: BTreeSet<Pick>,
 }
@@ -58,15 +59,10 @@ struct Delta {
 }
 
 impl Table {
-    /// A table that is not in the kernel yet. `cluster_cidr` holds the pods of all nodes; addresses of
-    /// `service_cidr` that no service has are refused.
-    pub fn new(
-        name: &str,
-        pod_cidr: (Ipv4Addr, u8),
-        cluster_cidr: (Ipv4Addr, u8),
-        service_cidr: Option<(Ipv4Addr, u8)>,
-    ) -> Self {
-        let gateway = crate::gateway_of(pod_cidr);
+    /// A table that is not in the kernel yet. The networks are of one family, which is the table's. `cluster_cidr`
+    /// holds the pods of all nodes; addresses of `service_cidr` that no service has are refused.
+    pub fn new(name: &str, pod_cidr: Network, cluster_cidr: Network, service_cidr: Option<Network>) -> Self {
+        let gateway = gateway_of(pod_cidr);
         let addresses = Addresses { pod_cidr, cluster_cidr, gateway, service_cidr };
         Self {
             name: name.to_owned(),
@@ -78,6 +74,11 @@ impl Table {
             installed: None,
             socket: None,
         }
+    }
+
+    /// The family of the addresses that it knows.
+    pub fn family(&self) -> Family {
+        self.addresses.family()
     }
 
     /// Records what a service wants; nothing reaches the kernel before [`Table::apply`].
@@ -108,9 +109,12 @@ impl Table {
         }
     }
 
-    /// Records what isolated pods of this node may do; nothing reaches the kernel before [`Table::apply`].
-    pub fn set_policies(&mut self, rules: NodeRules) {
-        self.policies = rules;
+    /// Records what isolated pods of this node may do, as far as it is about the table's family; nothing reaches the
+    /// kernel before [`Table::apply`].
+    pub fn set_policies(&mut self, rules: &NodeRules) {
+        let family = self.family();
+        let ours = rules.iter().filter(|(address, _)| Family::of(**address) == family);
+        self.policies = ours.map(|(address, rules)| (*address, rules.clone())).collect();
     }
 
     /// The rules as they should be now.
@@ -145,7 +149,7 @@ impl Table {
         let mut installed = Installed::default();
         let all = self.claims.keys().copied().collect();
         let delta = self.delta(&mut installed, &all);
-        let mut batch = Batch::new(&self.name);
+        let mut batch = Batch::new(&self.name, self.family());
         batch.replace_table();
         program::write_sets_and_leaves(&mut batch);
         write_delta(&mut batch, &delta);
@@ -156,7 +160,7 @@ impl Table {
     }
 
     fn commit(&self, delta: &Delta) -> Result<(), NetlinkError> {
-        let mut batch = Batch::new(&self.name);
+        let mut batch = Batch::new(&self.name, self.family());
         write_delta(&mut batch, delta);
         self.send(batch)
     }
@@ -168,6 +172,7 @@ impl Table {
     /// Compares the touched frontends with what is installed, which becomes what it will be.
     fn delta(&self, installed: &mut Installed, touched: &BTreeSet<Frontend>) -> Delta {
         let mut delta = Delta::default();
+        let family = self.family();
         for frontend in touched {
             let old = installed.frontends.remove(frontend);
             let old_targets = old.as_ref().map(targets).unwrap_or_default();
@@ -185,8 +190,9 @@ impl Table {
                 }
             }
             self.count_hairpins(&mut installed.hairpin, old_targets, new_targets, &mut delta);
-            let entries =
-                |b: &Option<Backend>| b.as_ref().map(|b| program::entries(frontend, b)).unwrap_or_default();
+            let entries = |b: &Option<Backend>| {
+                b.as_ref().map(|b| program::entries(family, frontend, b)).unwrap_or_default()
+            };
             let (before, after): (Entries, Entries) = (entries(&old), entries(&new));
             for (key, value) in &before.elements {
                 if after.elements.get(key) != Some(value) {
@@ -208,7 +214,7 @@ impl Table {
     }
 
     fn policy_delta(&self, installed: &mut Installed, delta: &mut Delta) {
-        let pods: BTreeSet<&Ipv4Addr> = installed.policies.keys().chain(self.policies.keys()).collect();
+        let pods: BTreeSet<&IpAddr> = installed.policies.keys().chain(self.policies.keys()).collect();
         for pod in pods {
             let (old, new) = (installed.policies.get(pod), self.policies.get(pod));
             if old == new {
@@ -226,7 +232,7 @@ impl Table {
     /// Keeps the hairpin set equal to the addresses of this node's pods that are targets.
     fn count_hairpins(
         &self,
-        counts: &mut HashMap<Ipv4Addr, usize>,
+        counts: &mut HashMap<IpAddr, usize>,
         old: &[Target],
         new: &[Target],
         delta: &mut Delta,
@@ -254,17 +260,15 @@ impl Table {
         }
     }
 
-    fn is_local_pod(&self, address: Ipv4Addr) -> bool {
-        let (network, prefix) = self.addresses.pod_cidr;
-        let shift = 32 - u32::from(prefix);
-        u32::from(address).checked_shr(shift) == u32::from(network).checked_shr(shift)
+    fn is_local_pod(&self, address: IpAddr) -> bool {
+        contains(self.addresses.pod_cidr, address)
     }
 
     fn forget_stale(&self, stale: &StaleUdp) {
         if stale.gone.is_empty() && stale.new.is_empty() {
             return;
         }
-        let forgotten = conntrack::forget_udp(|flow| is_stale(flow, stale));
+        let forgotten = conntrack::forget_udp(self.family(), |flow| is_stale(flow, stale));
         match forgotten {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "forgot UDP flows of endpoints that are gone"),
@@ -278,8 +282,8 @@ impl Table {
 
 fn is_stale(flow: &conntrack::Flow, stale: &StaleUdp) -> bool {
     let frontend = |address| Frontend::new(address, Protocol::Udp, flow.to.port());
-    let direct = frontend(Some(*flow.to.ip()));
-    let target = Target { address: *flow.answered_by.ip(), port: flow.answered_by.port() };
+    let direct = frontend(Some(flow.to.ip()));
+    let target = Target { address: flow.answered_by.ip(), port: flow.answered_by.port() };
     let never_rewritten = flow.to == flow.answered_by;
     stale.gone.contains(&(direct, target))
         || stale.gone.contains(&(frontend(None), target))

@@ -1,15 +1,16 @@
 //! What the kernel has, and making it what it should be.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use tokio::io::unix::AsyncFd;
 
-use super::{Backend, Network, Peers, Routes, RoutesConfig, Way, contains, note, ways};
+use super::{Backend, Peer, Peers, Routes, RoutesConfig, Way, note, ways};
+use crate::address::{Family, Network, contains, gateway_of, network_in, octets};
 use crate::netlink::route::{Conf, Link, Mac, Route, Via, Vxlan, route_of};
 use crate::netlink::{NetlinkError, Socket, attributes, listen};
-use crate::pod_net::{DEFAULT_MTU, gateway_of, link_prefix, tunnel_link};
+use crate::pod_net::{DEFAULT_MTU, link_prefix, tunnel_link};
 
 /// Linux' own number for VXLAN, older than the one of RFC 7348 and used by most pod networks.
 const PORT: u16 = 8472;
@@ -22,7 +23,7 @@ const SMALLEST_MTU: u32 = 68;
 pub(super) struct State {
     installed: Routes,
     /// The tunnel device and whom it knows.
-    device: Option<(u32, BTreeMap<Network, Ipv4Addr>)>,
+    device: Option<(u32, BTreeMap<Network, IpAddr>)>,
 }
 
 impl State {
@@ -66,7 +67,8 @@ impl State {
             let done = match (way, &mut self.device) {
                 (Way::Neighbour, _) => route_to(&socket, &kernel, *network, *address),
                 (Way::Tunnel, Some((index, known))) => {
-                    tunnel_to(&socket, &kernel, (*index, known), (*network, *address), config)
+                    let peer = peers.get(network);
+                    tunnel_to(&socket, &kernel, (*index, known), (*network, peer), config)
                 }
                 (Way::Tunnel, None) => continue,
             };
@@ -103,9 +105,9 @@ impl State {
             self.device = None;
             return Ok(());
         }
-        let mtu = uplink_mtu(socket, links, local)? - OVERHEAD;
-        let vxlan =
-            Vxlan { id: config.cluster_tag, port: PORT, local, mac: tunnel_mac(config.pod_cidr), mtu };
+        let mtu = uplink_mtu(socket, links, local.into())? - OVERHEAD;
+        let Some(own) = network_in(Family::V4, &config.pod_cidrs) else { return Ok(()) };
+        let vxlan = Vxlan { id: config.cluster_tag, port: PORT, local, mac: tunnel_mac(own), mtu };
         let alias = format!("podium: {vxlan:?}");
         match (present, &self.device) {
             (Some(link), Some((index, _))) if link.alias == alias && link.index == *index => return Ok(()),
@@ -117,10 +119,15 @@ impl State {
                 socket.add_vxlan(&name, &alias, &vxlan)?;
             }
         }
+        if network_in(Family::V6, &config.pod_cidrs).is_some() {
+            socket.without_own_addresses(&name)?;
+        }
         socket.set_up(&name, &[(Conf::Forwarding, 1)])?;
         let index = socket.link_index(&name)?.ok_or(NetlinkError::NoAnswer)?;
         // What is masqueraded on its way into the tunnel must get an address that leads back here.
-        socket.add_address(index, gateway_of(config.pod_cidr))?;
+        for cidr in &config.pod_cidrs {
+            socket.add_address(index, gateway_of(*cidr))?;
+        }
         self.device = Some((index, BTreeMap::new()));
         Ok(())
     }
@@ -134,9 +141,12 @@ impl State {
                 && let Some((index, known)) = &mut self.device
             {
                 known.remove(&network);
-                let gone = socket
-                    .set_tunnel(*index, tunnel_mac(network), None)
-                    .and_then(|()| socket.delete_neighbour(*index, gateway_of(network)));
+                // The end of a tunnel is known by the IPv4 network.
+                let end = match Family::of(network.0) {
+                    Family::V4 => socket.set_tunnel(*index, tunnel_mac(network), None),
+                    Family::V6 => Ok(()),
+                };
+                let gone = end.and_then(|()| socket.delete_neighbour(*index, gateway_of(network)));
                 if let Err(error) = gone {
                     tracing::warn!(?network, %error, "a tunnel to another node was not forgotten");
                 }
@@ -157,7 +167,7 @@ impl State {
 }
 
 /// Whether an address is that of a neighbour in a segment; `None` if there is no way to it now.
-fn neighbour(socket: &Socket, links: &[Link], address: Ipv4Addr) -> Option<bool> {
+fn neighbour(socket: &Socket, links: &[Link], address: IpAddr) -> Option<bool> {
     match socket.way_to(address) {
         Ok(way) => way.map(|way| {
             let link = links.iter().find(|link| Some(link.index) == way.link);
@@ -174,7 +184,7 @@ fn route_to(
     socket: &Socket,
     kernel: &[Route],
     network: Network,
-    gateway: Ipv4Addr,
+    gateway: IpAddr,
 ) -> Result<(), NetlinkError> {
     let there = |route: &Route| route.destination == network && route.gateway == Some(gateway);
     if kernel.iter().any(there) {
@@ -186,41 +196,45 @@ fn route_to(
 fn tunnel_to(
     socket: &Socket,
     kernel: &[Route],
-    (index, known): (u32, &mut BTreeMap<Network, Ipv4Addr>),
-    (network, node): (Network, Ipv4Addr),
+    (index, known): (u32, &mut BTreeMap<Network, IpAddr>),
+    (network, peer): (Network, Option<&Peer>),
     config: &RoutesConfig,
 ) -> Result<(), NetlinkError> {
     let gateway = gateway_of(network);
-    if known.get(&network) != Some(&node) {
-        socket.set_tunnel(index, tunnel_mac(network), Some(node))?;
-        socket.set_neighbour(index, gateway, tunnel_mac(network))?;
-        known.insert(network, node);
+    let source = network_in(Family::of(network.0), &config.pod_cidrs).map(gateway_of);
+    let (Some((node, primary)), Some(source)) = (peer.and_then(|peer| peer.end), source) else {
+        // Pods of this node have no address in the family.
+        return Ok(());
+    };
+    if known.get(&network) != Some(&node.into()) {
+        socket.set_tunnel(index, tunnel_mac(primary), Some(node))?;
+        socket.set_neighbour(index, gateway, tunnel_mac(primary))?;
+        known.insert(network, node.into());
     }
     let there = |route: &Route| route.destination == network && route.link == Some(index);
     if kernel.iter().any(there) {
         return Ok(());
     }
-    let source = gateway_of(config.pod_cidr);
     socket.set_route(network, &Via::Onlink { index, gateway, source })
 }
 
-/// MAC address of a node's end of the tunnels, from its pod network: nobody needs to be told it.
+/// MAC address of a node's end of the tunnels, from its IPv4 pod network: nobody needs to be told it.
 fn tunnel_mac(network: Network) -> Mac {
-    let [a, b, c, d] = gateway_of(network).octets();
+    let own = octets(gateway_of(network));
+    let [a, b, c, d] = *own.last_chunk::<4>().expect("no address is shorter than four bytes");
     [0x0e, 0x59, a, b, c, d]
 }
 
 /// Tells the pod network which packets fit.
 pub(super) fn measure(config: &RoutesConfig, tunnels: bool) -> Result<(), NetlinkError> {
-    let IpAddr::V4(own) = config.node_ip else { return Ok(()) };
     let socket = Socket::route()?;
-    let mtu = uplink_mtu(&socket, &socket.links()?, own)?;
+    let mtu = uplink_mtu(&socket, &socket.links()?, config.node_ip)?;
     config.mtu.set(if tunnels { mtu - OVERHEAD } else { mtu });
     Ok(())
 }
 
 /// Packet size of the link with the node's address, if it is a real one.
-fn uplink_mtu(socket: &Socket, links: &[Link], own: Ipv4Addr) -> Result<u32, NetlinkError> {
+fn uplink_mtu(socket: &Socket, links: &[Link], own: IpAddr) -> Result<u32, NetlinkError> {
     let index = socket.link_with(own)?;
     let link = links.iter().find(|link| Some(link.index) == index && link.name != "lo");
     Ok(link.map(|link| link.mtu).filter(|mtu| *mtu > SMALLEST_MTU + OVERHEAD).unwrap_or(DEFAULT_MTU))
@@ -246,7 +260,7 @@ pub(super) struct Listener {
     socket: Option<AsyncFd<Socket>>,
     own_links: String,
     tunnel: String,
-    pod_cidr: Network,
+    pod_cidrs: Vec<Network>,
 }
 
 impl Listener {
@@ -260,7 +274,7 @@ impl Listener {
             socket: socket.ok(),
             own_links: link_prefix(&config.instance),
             tunnel: tunnel_link(&config.instance),
-            pod_cidr: config.pod_cidr,
+            pod_cidrs: config.pod_cidrs.clone(),
         }
     }
 
@@ -300,7 +314,7 @@ impl Listener {
                 !name.starts_with(self.own_links.as_bytes()) || name == self.tunnel.as_bytes()
             }
             _ => match route_of(kind, body) {
-                Some(route) => !contains(self.pod_cidr, route.destination.0),
+                Some(route) => !self.pod_cidrs.iter().any(|cidr| contains(*cidr, route.destination.0)),
                 // addresses; routes of other tables and kinds don't lead to nodes
                 None => matches!(kind, 20 | 21),
             },

@@ -1,13 +1,13 @@
 //! The note of what is installed: `10.244.1.0/24 192.168.0.2`, and ` tunnel` where the way is one.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Network, Routes, Way};
+use super::{Routes, Way};
+use crate::address::{Network, parse_cidr};
 use crate::netlink::route::Via;
 use crate::netlink::{NetlinkError, Socket};
-use crate::pod_net::parse_cidr;
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("node-routes")
@@ -28,7 +28,7 @@ pub(super) fn read(state_dir: &Path) -> io::Result<Routes> {
 }
 
 pub(super) fn write(state_dir: &Path, routes: &Routes) -> io::Result<()> {
-    let line = |((network, prefix), (node, way)): (&Network, &(Ipv4Addr, Way))| {
+    let line = |((network, prefix), (node, way)): (&Network, &(IpAddr, Way))| {
         let tunnel = if *way == Way::Tunnel { " tunnel" } else { "" };
         format!("{network}/{prefix} {node}{tunnel}\n")
     };
@@ -49,10 +49,13 @@ mod tests {
     fn the_note_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), Routes::new());
-        let to = |number, way| {
-            ((Ipv4Addr::new(10, 244, number, 0), 24), (Ipv4Addr::new(192, 168, 0, number), way))
-        };
-        let routes = Routes::from([to(1, Way::Neighbour), to(2, Way::Tunnel)]);
+        let to = |network, node: &str, way| (parse_cidr(network).unwrap(), (node.parse().unwrap(), way));
+        let routes = Routes::from([
+            to("10.244.1.0/24", "192.168.0.1", Way::Neighbour),
+            to("10.244.2.0/24", "192.168.0.2", Way::Tunnel),
+            to("fd00:10:244:1::/64", "fd00::1", Way::Neighbour),
+            to("fd00:10:244:2::/64", "192.168.0.2", Way::Tunnel),
+        ]);
         write(dir.path(), &routes).unwrap();
         assert_eq!(read(dir.path()).unwrap(), routes);
     }

@@ -5,7 +5,7 @@
 pub(crate) mod cluster;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -75,14 +75,14 @@ impl Pod {
     }
 }
 
-/// Like [`Pod::serve`], in the namespace of the caller.
+/// Like [`Pod::serve`], in the namespace of the caller. Clients of IPv4 come in IPv6's guise.
 pub(crate) fn serve_here(id: &str, port: u16) {
-    let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
     let (name, again) = (id.to_owned(), id.to_owned());
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = tcp.accept() {
-            if write!(stream, "{name} {}", peer.ip()).is_err() {
+            if write!(stream, "{name} {}", peer.ip().to_canonical()).is_err() {
                 eprintln!("a client left early");
             }
         }
@@ -90,7 +90,7 @@ pub(crate) fn serve_here(id: &str, port: u16) {
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
         while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-            udp.send_to(format!("{again} {}", peer.ip()).as_bytes(), peer).unwrap();
+            udp.send_to(format!("{again} {}", peer.ip().to_canonical()).as_bytes(), peer).unwrap();
         }
     });
 }
@@ -110,9 +110,11 @@ pub(crate) fn ask(to: impl Into<SocketAddr>) -> Answer {
 
 /// One UDP exchange from a given local port (0: any).
 pub(crate) fn ask_udp(to: impl Into<SocketAddr>, from_port: u16) -> Answer {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from_port)).unwrap();
+    let to = to.into();
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, from_port)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    socket.connect(to.into()).map_err(|e| e.kind())?;
+    socket.connect(to).map_err(|e| e.kind())?;
     socket.send(b"?").map_err(|e| e.kind())?;
     let mut buffer = [0; 64];
     let n = socket.recv(&mut buffer).map_err(|e| e.kind())?;

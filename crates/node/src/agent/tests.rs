@@ -32,7 +32,8 @@ struct World {
 }
 
 fn config(dir: &tempfile::TempDir) -> NodeConfig {
-    NodeConfig::new("n1", dir.path().join("pods"), dir.path().join("logs"), "192.0.2.1".parse().unwrap())
+    let addresses = vec!["192.0.2.1".parse().unwrap()];
+    NodeConfig::new("n1", dir.path().join("pods"), dir.path().join("logs"), addresses)
 }
 
 impl World {

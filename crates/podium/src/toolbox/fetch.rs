@@ -39,14 +39,21 @@ pub(super) fn fetch(arguments: &[String]) -> u8 {
     code
 }
 
+/// `web`, `web:8080`, `[fd00::1]` or `[fd00::1]:8080`.
+fn host_and_port(authority: &str) -> Result<(&str, u16), String> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => authority.rsplit_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Ok(80), |port| port.parse().map_err(|_| format!("invalid port {port:?}")))?;
+    Ok((host, port))
+}
+
 /// Status code and body.
 fn get(url: &str, timeout: Duration) -> Result<(u16, String), String> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().map_err(|_| format!("invalid port {port:?}"))?),
-        None => (authority, 80),
-    };
+    let (host, port) = host_and_port(authority)?;
     let addresses = match host.parse::<std::net::IpAddr>() {
         Ok(address) => vec![address],
         Err(_) => nslookup::lookup(host)?,
@@ -71,4 +78,23 @@ fn get(url: &str, timeout: Duration) -> Result<(u16, String), String> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no HTTP status")?;
     Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_and_port;
+
+    #[test]
+    fn addresses_of_ipv6_stand_in_brackets() {
+        for (authority, expected) in [
+            ("web", ("web", 80)),
+            ("web:8080", ("web", 8080)),
+            ("10.0.0.1:81", ("10.0.0.1", 81)),
+            ("[fd00::1]", ("fd00::1", 80)),
+            ("[fd00::1]:8080", ("fd00::1", 8080)),
+        ] {
+            assert_eq!(host_and_port(authority), Ok(expected));
+        }
+        assert!(host_and_port("web:x").is_err());
+    }
 }

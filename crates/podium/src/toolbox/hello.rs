@@ -8,7 +8,7 @@
 //! | `/exit` | ends the server with exit code 3 |
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,7 +36,10 @@ pub(super) fn hello(arguments: &[String]) -> u8 {
         },
         _ => return fail("hello", "usage: hello [--port N]"),
     };
-    let listener = match TcpListener::bind(("0.0.0.0", port)) {
+    // The first listens for IPv4 too; a kernel without IPv6 has the second alone.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let listener = match listener {
         Ok(listener) => listener,
         Err(error) => return fail("hello", format!("port {port}: {error}")),
     };
@@ -65,7 +68,8 @@ pub(super) fn hello(arguments: &[String]) -> u8 {
 /// One request per connection.
 fn serve(server: &Server, stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let peer = stream.peer_addr()?;
+    let mut peer = stream.peer_addr()?;
+    peer.set_ip(peer.ip().to_canonical());
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     let mut headers = Vec::new();

@@ -71,6 +71,9 @@ impl Hosts {
     ///   first 192.168.77.1 ──┐ segment, a bridge
     ///   second 192.168.77.2 ─┴─ 192.168.77.254 router 192.168.78.254 ── 192.168.78.2 third
     /// ```
+    ///
+    /// Each has an IPv6 address too (fd77::1, fd77::2, fd78::2); the router has none, so that IPv6 gets no further than
+    /// the segment by itself.
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let router = holder();
@@ -85,11 +88,16 @@ impl Hosts {
         ip(Some(&at_router), "addr add 192.168.77.254/24 dev segment");
         let (second, third) = (pid(&remotes[0].holder), pid(&remotes[1].holder));
         let wires = [
-            (None, "192.168.77.1/24", Some("segment"), "192.168.78.0/24 via 192.168.77.254"),
-            (Some(&second), "192.168.77.2/24", Some("segment"), "192.168.78.0/24 via 192.168.77.254"),
-            (Some(&third), "192.168.78.2/24", None, "default via 192.168.78.254"),
+            (None, ["192.168.77.1/24", "fd77::1/64"], Some("segment"), "192.168.78.0/24 via 192.168.77.254"),
+            (
+                Some(&second),
+                ["192.168.77.2/24", "fd77::2/64"],
+                Some("segment"),
+                "192.168.78.0/24 via 192.168.77.254",
+            ),
+            (Some(&third), ["192.168.78.2/24", "fd78::2/64"], None, "default via 192.168.78.254"),
         ];
-        for (number, (host, address, bridge, route)) in wires.into_iter().enumerate() {
+        for (number, (host, [address, sixth], bridge, route)) in wires.into_iter().enumerate() {
             let (host, port) = (host.map(String::as_str), format!("port{number}"));
             let into = host.map_or(std::process::id().to_string(), str::to_owned);
             let pair = format!("link add {port} type veth peer name cable netns {into}");
@@ -101,6 +109,7 @@ impl Hosts {
             ip(Some(&at_router), &format!("link set {port} up"));
             ip(host, "link set lo up");
             ip(host, &format!("addr add {address} dev cable"));
+            ip(host, &format!("addr add {sixth} dev cable nodad"));
             ip(host, "link set cable up");
             ip(host, &format!("route add {route}"));
         }
@@ -275,6 +284,7 @@ impl Hosts {
         let links = self.ip(host, "-o link show");
         let routes = self.ip(host, "route show table all type unicast");
         let routes = routes + &self.ip(host, "route show type unreachable");
+        let routes = routes + &self.ip(host, "-6 route show");
         let foreign =
             |line: &&str| !line.contains("cable") && !line.contains(": lo:") && !line.contains("dev lo");
         let mut left: Vec<String> =
@@ -360,6 +370,14 @@ impl Hosts {
         self.pod(name).await["status"]["podIP"].as_str().unwrap().to_owned()
     }
 
+    /// The IPv6 address of a pod that has one.
+    pub(crate) async fn sixth_address(&self, name: &str) -> String {
+        let pod = self.pod(name).await;
+        let both = pod["status"]["podIPs"].as_array().cloned().unwrap_or_default();
+        let address = both.get(1).and_then(|ip| ip["ip"].as_str());
+        address.unwrap_or_else(|| panic!("{name} has two addresses: {both:?}")).to_owned()
+    }
+
     pub(crate) async fn container(&self, name: &str) -> Value {
         let pod = self.pod(name).await;
         assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
@@ -382,6 +400,7 @@ impl Hosts {
     pub(crate) async fn exec(&self, name: &str, script: &str) -> (String, Value) {
         let script = script.replace(' ', "%20").replace(';', "%3B").replace('$', "%24");
         let script = script.replace('(', "%28").replace(')', "%29").replace('&', "%26").replace('>', "%3E");
+        let script = script.replace('[', "%5B").replace(']', "%5D");
         let path = format!("{name}/exec?command=sh&command=-c&command={script}&stdout=true&stderr=true");
         let mut socket = self.socket(&path, "v5.channel.k8s.io").await;
         let (mut output, mut status) = (String::new(), Value::Null);

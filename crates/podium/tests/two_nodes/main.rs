@@ -69,9 +69,10 @@ async fn joining() {
     two.join(Host::Second, Some(&token));
     two.delete_token(id);
     assert!(!two.tokens().contains(id), "a deleted token is gone");
-    let cidr = |node: &Value| node["spec"]["podCIDR"].as_str().unwrap().to_owned();
+    let cidrs = |node: &Value| node["spec"]["podCIDRs"].clone();
     let (one, second) = (two.read("/api/v1/nodes/one").await, two.read("/api/v1/nodes/two").await);
-    assert_eq!((cidr(&one).as_str(), cidr(&second).as_str()), ("10.244.0.0/24", "10.244.1.0/24"));
+    assert_eq!(cidrs(&one), json!(["10.244.0.0/24", "fd00:10:244::/64"]));
+    assert_eq!(cidrs(&second), json!(["10.244.1.0/24", "fd00:10:244:1::/64"]));
 
     step("pods of both nodes reach each other, services and names");
     two.create("services", service()).await;
@@ -143,6 +144,7 @@ async fn joining() {
     .await;
 
     another_segment(&mut two).await;
+    six(&two).await;
     policies(&mut two).await;
     a_dead_node(&mut two).await;
     a_cut_wire(&mut two).await;
@@ -183,6 +185,40 @@ async fn another_segment(hosts: &mut Hosts) {
     let via = |network: &str| routes.lines().find(|l| l.starts_with(network)).unwrap().to_owned();
     assert!(via("10.244.1.0/24").contains("via 192.168.77.2 dev cable"), "{routes}");
     assert!(via("10.244.2.0/24").contains("via 10.244.2.1 dev p"), "{routes}");
+}
+
+/// The same ways for IPv6, and a service of both families. In the segment it is routed; the third host has an address
+/// that the others have no way to, so it is tunnelled.
+async fn six(hosts: &Hosts) {
+    step("pods of all nodes reach each other, and services, over IPv6");
+    let mut service = service();
+    service["metadata"]["name"] = "web-dual".into();
+    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    hosts.create("services", service).await;
+    let service = hosts.read("/api/v1/namespaces/default/services/web-dual").await;
+    let cluster_ip = service["spec"]["clusterIPs"][1].as_str().unwrap().to_owned();
+    assert!(cluster_ip.starts_with("fd00:10:96::"), "{service}");
+    let mut addresses = Vec::new();
+    for node in ["one", "two", "three"] {
+        addresses.push((node, hosts.sixth_address(&format!("web-{node}")).await));
+    }
+    for from in ["late-one", "late-two", "late-three"] {
+        for (node, address) in &addresses {
+            let (heard, _) = hosts.exec(from, &format!("fetch http://[{address}]:8080/")).await;
+            assert_eq!(heard, format!("web-{node}\n"), "{from} to {address}");
+        }
+        let script = format!("fetch --count 40 --every 0.01s http://[{cluster_ip}]/");
+        hosts
+            .eventually(&format!("{from} hears all pods behind [{cluster_ip}]"), async |t| {
+                let (heard, _) = t.exec(from, &script).await;
+                ["web-one", "web-two", "web-three"].iter().all(|web| heard.lines().any(|line| line == *web))
+            })
+            .await;
+    }
+    let routes = hosts.ip(Host::First, "-6 route show");
+    let via = |network: &str| routes.lines().find(|l| l.starts_with(network)).unwrap_or_default().to_owned();
+    assert!(via("fd00:10:244:1::/64").contains("via fd77::2 dev cable"), "{routes}");
+    assert!(via("fd00:10:244:2::/64").contains("via fd00:10:244:2::1 dev p"), "{routes}");
 }
 
 /// A policy holds on every node, for pods of every node.

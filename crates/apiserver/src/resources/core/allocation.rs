@@ -3,7 +3,7 @@
 //! A key is claimed in the same commit that writes its Service, under the condition that nobody holds it; so two
 //! Services can never get the same address, and nothing needs repairing.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::{FieldError, Status};
 
@@ -34,19 +34,6 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// Hosts of an IPv4 network, without network and broadcast address.
-    pub(crate) fn of_network(cidr: &str) -> Option<Self> {
-        let (IpAddr::V4(address), length) = names::parse_cidr(cidr)? else { return None };
-        let size = u64::from(u32::MAX) + 1;
-        let size = u32::try_from(size >> length).ok().filter(|n| *n >= 4)?;
-        let base = address.to_bits() & !(size - 1);
-        Some(Self {
-            first: base + 1,
-            last: base + size - 2,
-            band: base + (size / 16).clamp(16.min(size / 2), 256),
-        })
-    }
-
     pub(crate) fn of_ports((first, last): (u16, u16)) -> Self {
         let (first, last) = (u32::from(first), u32::from(last));
         let size = last.saturating_sub(first) + 1;
@@ -66,6 +53,60 @@ impl Range {
     /// A number above the band.
     fn pick(&self, random: u32) -> u32 {
         self.band + random % (self.last - self.band + 1)
+    }
+}
+
+/// A network to allocate addresses from, which are numbers beyond its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    base: IpAddr,
+    range: Range,
+}
+
+impl Network {
+    /// As many addresses of an IPv6 network are used; more are none too few.
+    const LARGEST_V6: u32 = 1 << 16;
+
+    /// Hosts of a network: without the network's own address, and in IPv4 without the broadcast address.
+    fn parse(cidr: &str) -> Option<Self> {
+        let (address, prefix) = names::parse_cidr(cidr)?;
+        let (base, size, last) = match address {
+            IpAddr::V4(address) => {
+                let size = u32::try_from((u64::from(u32::MAX) + 1) >> prefix).ok().filter(|n| *n >= 4)?;
+                (Ipv4Addr::from_bits(address.to_bits() & !(size - 1)).into(), size, size - 2)
+            }
+            IpAddr::V6(address) => {
+                let hosts = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                let size = u32::try_from(hosts).map_or(Self::LARGEST_V6, |n| (n + 1).min(Self::LARGEST_V6));
+                (
+                    Ipv6Addr::from_bits(address.to_bits() & !hosts).into(),
+                    Some(size).filter(|n| *n >= 4)?,
+                    size - 1,
+                )
+            }
+        };
+        let range = Range { first: 1, last, band: (size / 16).clamp(16.min(size / 2), 256) };
+        Some(Self { base, range })
+    }
+
+    fn address(&self, number: u32) -> IpAddr {
+        match self.base {
+            IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() + number).into(),
+            IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() + u128::from(number)).into(),
+        }
+    }
+
+    /// Whether an address may be asked for.
+    fn holds(&self, address: IpAddr) -> bool {
+        let number = match (self.base, address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => address.to_bits().checked_sub(base.to_bits()),
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                let beyond = address.to_bits().checked_sub(base.to_bits());
+                beyond.and_then(|number| u32::try_from(number).ok())
+            }
+            _ => None,
+        };
+        number.is_some_and(|number| self.range.contains(number))
     }
 }
 
@@ -103,14 +144,14 @@ pub(crate) async fn claim_ip(
     owner: &str,
     txn: &mut Extension,
 ) -> Result<Result<IpAddr, FieldError>, Status> {
-    let range =
-        Range::of_network(cidr).ok_or_else(|| Status::internal(format!("bad service network {cidr}")))?;
-    let key = |n: u32| ip_key(IpAddr::V4(Ipv4Addr::from_bits(n)));
+    let network =
+        Network::parse(cidr).ok_or_else(|| Status::internal(format!("bad service network {cidr}")))?;
     let Some(text) = wanted else {
-        let Some(number) = free(reader, range, IP_PREFIX, key, &[]).await? else {
+        let key = |n: u32| ip_key(network.address(n));
+        let Some(number) = free(reader, network.range, IP_PREFIX, key, &[]).await? else {
             return Err(Status::internal("failed to allocate a serviceIP: range is full"));
         };
-        let ip = IpAddr::V4(Ipv4Addr::from_bits(number));
+        let ip = network.address(number);
         txn.claim(&ip_key(ip), owner.to_owned());
         return Ok(Ok(ip));
     };
@@ -118,14 +159,14 @@ pub(crate) async fn claim_ip(
         let detail = format!("failed to allocate IP {text}: {why}");
         Ok(Err(FieldError::invalid("spec.clusterIPs", serde_json::json!([text]), &detail)))
     };
-    match text.parse() {
-        Ok(IpAddr::V4(ip)) if range.contains(ip.to_bits()) => {
-            let key = ip_key(IpAddr::V4(ip));
+    match text.parse::<IpAddr>() {
+        Ok(ip) if network.holds(ip) => {
+            let key = ip_key(ip);
             if reader.private(&key).await?.is_some() {
                 return refuse("provided IP is already allocated".to_owned());
             }
             txn.claim(&key, owner.to_owned());
-            Ok(Ok(IpAddr::V4(ip)))
+            Ok(Ok(ip))
         }
         _ => refuse(format!(
             "the provided IP ({text}) is not in the valid range. The range of valid IPs is {cidr}"
@@ -191,12 +232,21 @@ mod tests {
 
     #[test]
     fn ranges() {
-        let range = Range::of_network("10.96.0.0/16").unwrap();
-        assert_eq!(Ipv4Addr::from_bits(range.first), Ipv4Addr::new(10, 96, 0, 1));
-        assert_eq!(Ipv4Addr::from_bits(range.last), Ipv4Addr::new(10, 96, 255, 254));
-        assert_eq!(Ipv4Addr::from_bits(range.band), Ipv4Addr::new(10, 96, 1, 0));
-        assert_eq!(Range::of_network("10.0.0.0/31"), None);
-        let small = Range::of_network("10.0.0.0/29").unwrap();
+        let show = |cidr: &str| {
+            let network = Network::parse(cidr)?;
+            let Range { first, last, band } = network.range;
+            Some([first, last, band].map(|n| network.address(n).to_string()).join(" "))
+        };
+        assert_eq!(show("10.96.0.0/16").as_deref(), Some("10.96.0.1 10.96.255.254 10.96.1.0"));
+        let v6 = "fd00:10:96::1 fd00:10:96::ffff fd00:10:96::100";
+        assert_eq!(show("fd00:10:96::/112").as_deref(), Some(v6));
+        assert_eq!(show("fd00:10:96::/64").as_deref(), Some(v6), "more than enough");
+        assert_eq!((show("10.0.0.0/31"), show("fd00::/127")), (None, None));
+        let network = Network::parse("fd00:10:96::/120").unwrap();
+        let holds = |text: &str| network.holds(text.parse().unwrap());
+        assert!(holds("fd00:10:96::1") && holds("fd00:10:96::ff"));
+        assert!(!holds("fd00:10:96::") && !holds("fd00:10:96::100") && !holds("10.96.0.1"));
+        let small = Network::parse("10.0.0.0/29").unwrap().range;
         assert_eq!((small.last - small.first, small.band - small.first), (5, 3));
         for start in small.band..=small.last {
             let mut all: Vec<u32> = small.from(start).collect();
@@ -204,6 +254,7 @@ mod tests {
             all.sort_unstable();
             assert_eq!(all, (small.first..=small.last).collect::<Vec<_>>());
         }
+        let range = Network::parse("10.96.0.0/16").unwrap().range;
         assert_eq!(Range::of_ports((30000, 32767)).band, 30086);
         for random in [0, 1, 77, u32::MAX] {
             assert!(range.contains(range.pick(random)));

@@ -1,5 +1,6 @@
 //! Service: types, addresses, node ports.
 
+mod families;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -168,15 +169,6 @@ fn drop_unused(new: &mut Object, old: Option<&Object>) {
     }
 }
 
-fn families(o: &mut Object) {
-    if type_of(o) == "ExternalName" {
-        return;
-    }
-    let v6 = o.str(&["spec", "clusterIP"]).contains(':');
-    o.set_default(&["spec", "ipFamilies"], json!([if v6 { "IPv6" } else { "IPv4" }]));
-    o.set_default(&["spec", "ipFamilyPolicy"], "SingleStack");
-}
-
 impl Strategy for ServiceStrategy {
     fn default(&self, object: &mut Object) {
         default(object);
@@ -185,7 +177,6 @@ impl Strategy for ServiceStrategy {
     fn prepare_for_create(&self, _: &WriteContext<'_>, object: &mut Object) {
         object.set(&["status"], json!({"loadBalancer": {}}));
         join_cluster_ips(object, None);
-        families(object);
     }
 
     fn prepare_for_update(&self, cx: &WriteContext<'_>, new: &mut Object, old: &Object) {
@@ -195,7 +186,6 @@ impl Strategy for ServiceStrategy {
         join_cluster_ips(new, Some(old));
         keep_allocated(new, old);
         drop_unused(new, Some(old));
-        families(new);
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -260,13 +250,16 @@ async fn allocate(
     old: Option<&Object>,
     txn: &mut Extension,
 ) -> Result<(), Status> {
-    let mut errors = Errors::new();
-    allocate_ip(cx, new, old, txn, &mut errors).await?;
+    let mut errors = families::settle(new, old, cx.service_cidrs);
+    if errors.is_empty() {
+        allocate_ips(cx, new, old, txn, &mut errors).await?;
+    }
     allocate_ports(cx, new, old, txn, &mut errors).await?;
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Service", new.name(), &errors)) }
 }
 
-async fn allocate_ip(
+/// An address for each of the families.
+async fn allocate_ips(
     cx: &WriteContext<'_>,
     new: &mut Object,
     old: Option<&Object>,
@@ -277,17 +270,31 @@ async fn allocate_ip(
         return Ok(());
     }
     let held = old.map(addresses).unwrap_or_default();
-    let wanted = new.str(&["spec", "clusterIP"]).to_owned();
-    if wanted.parse().is_ok_and(|ip| held.contains(&ip)) {
-        return Ok(());
-    }
-    let wanted = Some(wanted.as_str()).filter(|ip| !ip.is_empty());
-    match allocation::claim_ip(cx.reader, cx.service_cidr, wanted, &owner(new), txn).await? {
-        Err(error) => errors.push(error),
-        Ok(ip) => {
-            new.set(&["spec", "clusterIP"], ip.to_string());
-            new.set(&["spec", "clusterIPs"], json!([ip.to_string()]));
+    let list = At::top(new, "spec").field("clusterIPs");
+    let mut wanted: Vec<Option<String>> = list.items().map(|ip| Some(ip.str().to_owned())).collect();
+    let families = families::families(new);
+    wanted.resize(families.len(), None);
+    let mut ips = Vec::new();
+    for (family, wanted) in families.iter().zip(wanted) {
+        let wanted = wanted.as_deref().filter(|ip| !ip.is_empty());
+        if let Some(ip) = wanted.filter(|ip| ip.parse().is_ok_and(|ip| held.contains(&ip))) {
+            ips.push(ip.to_owned());
+            continue;
         }
+        let v6 = family == "IPv6";
+        let Some(cidr) = cx.service_cidrs.iter().find(|cidr| cidr.contains(':') == v6) else {
+            let detail = format!("{family} is not configured on this cluster");
+            errors.push(FieldError::invalid("spec.ipFamilies", json!(families), &detail));
+            return Ok(());
+        };
+        match allocation::claim_ip(cx.reader, cidr, wanted, &owner(new), txn).await? {
+            Err(error) => errors.push(error),
+            Ok(ip) => ips.push(ip.to_string()),
+        }
+    }
+    if let Some(first) = ips.first() {
+        new.set(&["spec", "clusterIP"], first.as_str());
+        new.set(&["spec", "clusterIPs"], json!(ips));
     }
     Ok(())
 }

@@ -322,7 +322,8 @@ fn in_context<T>(run: impl FnOnce(&crate::resource::WriteContext<'_>) -> T) -> T
         subresource: None,
         dry_run: false,
         reader: &NoReader,
-        service_cidr: "10.96.0.0/16",
+        service_cidrs: &[],
+        cluster_cidrs: &[],
         node_port_range: (30000, 32767),
     })
 }

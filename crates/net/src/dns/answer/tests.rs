@@ -40,6 +40,9 @@ fn zone() -> Zone {
             {"addresses": ["10.244.0.7"], "hostname": "db-2",
              "conditions": {"ready": false, "serving": true, "terminating": true}}]})
         ),
+        {"metadata": {"name": "db-v6", "namespace": "prod", "labels": {"kubernetes.io/service-name": "db"}},
+            "addressType": "IPv6", "ports": [{"name": "sql", "port": 15432}], "endpoints": [
+            {"addresses": ["fd00:10:244::5"], "hostname": "db-0", "conditions": {"ready": true}}]},
         slice(
             "peers",
             json!({"ports": null, "endpoints": [
@@ -52,7 +55,8 @@ fn zone() -> Zone {
     for slice in serde_json::from_value::<Vec<EndpointSlice>>(slices).unwrap() {
         view.set_slice(&slice.metadata.key(), Some(slice));
     }
-    let ranges = vec![(Ipv4Addr::new(10, 96, 0, 0), 16), (Ipv4Addr::new(10, 244, 0, 0), 24)];
+    let ranges = ["10.96.0.0/16", "10.244.0.0/24", "fd00::/112", "fd00:10:244::/64"];
+    let ranges = ranges.map(|range| crate::parse_cidr(range).unwrap()).into();
     let mut zone = Zone::new("cluster.local", ranges).unwrap();
     for (key, service) in view.services() {
         zone.set_service(key, Some(service), view.slices(key));
@@ -229,6 +233,7 @@ fn headless_services() {
               _sql._tcp.db.prod.svc.cluster.local. SRV 0 50 15432 db-0.db.prod.svc.cluster.local.
               additional  10-244-0-6.db.prod.svc.cluster.local. A 10.244.0.6
               additional  db-0.db.prod.svc.cluster.local. A 10.244.0.5
+              additional  db-0.db.prod.svc.cluster.local. AAAA fd00:10:244::5
             PTR 5.0.244.10.in-addr.arpa: NoError
               5.0.244.10.in-addr.arpa. PTR db-0.db.prod.svc.cluster.local.
             PTR 6.0.244.10.in-addr.arpa: NoError
@@ -315,6 +320,61 @@ fn records_go_with_their_service() {
     );
     let ptr = show(&zone, "5.0.244.10.in-addr.arpa", PTR);
     assert_eq!(ptr.lines().next(), Some("PTR 5.0.244.10.in-addr.arpa: NXDomain"));
+}
+
+#[test]
+fn both_families_have_their_records() {
+    check(
+        &[
+            ("kubernetes.default.svc.cluster.local", A),
+            ("kubernetes.default.svc.cluster.local", AAAA),
+            ("kube-dns.kube-system.svc.cluster.local", AAAA),
+            ("nothing.default.svc.cluster.local", AAAA),
+            ("db.prod.svc.cluster.local", AAAA),
+            ("db-0.db.prod.svc.cluster.local", A),
+            ("db-0.db.prod.svc.cluster.local", AAAA),
+            ("10-244-0-6.db.prod.svc.cluster.local", AAAA),
+            ("_sql._tcp.db.prod.svc.cluster.local", SRV),
+            ("fd00-10-244--5.prod.pod.cluster.local", AAAA),
+            ("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", PTR),
+            ("5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa", PTR),
+            ("9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa", PTR),
+            ("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa", PTR),
+        ],
+        expect![[r#"
+            A kubernetes.default.svc.cluster.local: NoError
+              kubernetes.default.svc.cluster.local. A 10.96.0.1
+            AAAA kubernetes.default.svc.cluster.local: NoError
+              kubernetes.default.svc.cluster.local. AAAA fd00::1
+            AAAA kube-dns.kube-system.svc.cluster.local: NoError
+              authority  cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5
+            AAAA nothing.default.svc.cluster.local: NXDomain
+              authority  cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5
+            AAAA db.prod.svc.cluster.local: NoError
+              db.prod.svc.cluster.local. AAAA fd00:10:244::5
+            A db-0.db.prod.svc.cluster.local: NoError
+              db-0.db.prod.svc.cluster.local. A 10.244.0.5
+            AAAA db-0.db.prod.svc.cluster.local: NoError
+              db-0.db.prod.svc.cluster.local. AAAA fd00:10:244::5
+            AAAA 10-244-0-6.db.prod.svc.cluster.local: NoError
+              authority  cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5
+            SRV _sql._tcp.db.prod.svc.cluster.local: NoError
+              _sql._tcp.db.prod.svc.cluster.local. SRV 0 50 15432 10-244-0-6.db.prod.svc.cluster.local.
+              _sql._tcp.db.prod.svc.cluster.local. SRV 0 50 15432 db-0.db.prod.svc.cluster.local.
+              additional  10-244-0-6.db.prod.svc.cluster.local. A 10.244.0.6
+              additional  db-0.db.prod.svc.cluster.local. A 10.244.0.5
+              additional  db-0.db.prod.svc.cluster.local. AAAA fd00:10:244::5
+            AAAA fd00-10-244--5.prod.pod.cluster.local: NoError
+              fd00-10-244--5.prod.pod.cluster.local. AAAA fd00:10:244::5
+            PTR 1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa: NoError
+              1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. PTR kubernetes.default.svc.cluster.local.
+            PTR 5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa: NoError
+              5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa. PTR db-0.db.prod.svc.cluster.local.
+            PTR 9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa: NXDomain
+              authority  cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5
+            PTR 1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa: forward
+        "#]],
+    );
 }
 
 proptest::proptest! {

@@ -27,7 +27,7 @@ fn slice(of: &str, ports: Value, endpoints: Value) -> Value {
 }
 
 fn check(services: Value, slices: Value, expected: Expect) {
-    expected.assert_eq(&desired_rules(&view(services, slices), &here()).to_string());
+    expected.assert_eq(&desired_rules(&view(services, slices), &here(), Family::V4).to_string());
 }
 
 fn here() -> Place {
@@ -184,7 +184,7 @@ proptest! {
     fn places_are_kept(old in proptest::collection::btree_set(1u8..20, 0..12),
                        new in proptest::collection::btree_set(1u8..20, 0..12)) {
         let make = |set: &std::collections::BTreeSet<u8>| -> Vec<Target> {
-            set.iter().map(|n| Target { address: Ipv4Addr::new(10, 0, 0, *n), port: 1 }).collect()
+            set.iter().map(|n| Target { address: IpAddr::from([10, 0, 0, *n]), port: 1 }).collect()
         };
         let (before, wanted) = (make(&old), make(&new));
         let after = keep_places(&before, wanted.clone());
@@ -249,11 +249,15 @@ fn hints_choose_endpoints_if_they_are_complete_and_somebody_is_near() {
             json!([service("web", spec.clone())]),
             json!([slice("web", json!([{"port": 80}]), json!(endpoints))]),
         );
-        let rules = desired_rules(&view, &here());
+        let rules = desired_rules(&view, &here(), Family::V4);
         let Some(Backend::Targets { targets, .. }) = rules.frontends.values().next() else {
             panic!("{rules}")
         };
-        assert_eq!(targets.iter().map(|t| t.address.octets()[3]).collect::<Vec<_>>(), chosen, "{rules}");
+        assert_eq!(
+            targets.iter().map(|t| crate::address::octets(t.address)[3]).collect::<Vec<_>>(),
+            chosen,
+            "{rules}"
+        );
     }
 }
 
@@ -274,7 +278,8 @@ fn host_ports_lead_to_the_pod_while_it_has_an_address() {
         }
         serde_json::from_value(pod).unwrap()
     };
-    let rules = |pod: &Pod| Ruleset { frontends: host_ports(pod).into_iter().collect() }.to_string();
+    let rules =
+        |pod: &Pod| Ruleset { frontends: host_ports(pod, Family::V4).into_iter().collect() }.to_string();
     expect![[r#"
         Tcp node:2 -> 10.244.0.7:2
         Tcp node:8054 -> 10.244.0.7:54
@@ -297,4 +302,70 @@ fn a_health_check_counts_ready_endpoints_of_the_node() {
     let view =
         view(json!([]), json!([slice("web", json!([{"port": 1}, {"name": "b", "port": 2}]), endpoints)]));
     assert_eq!(local_endpoints(&view, &ObjectKey::new("ns", "web"), "here"), 1);
+}
+
+#[test]
+fn each_family_has_its_own_addresses_and_endpoints() {
+    let spec = json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "type": "LoadBalancer",
+        "externalIPs": ["203.0.113.7", "2001:db8::7"], "externalTrafficPolicy": "Local",
+        "loadBalancerSourceRanges": ["198.51.100.0/24", "2001:db8:1::/48"],
+        "ports": [{"port": 80, "nodePort": 30080}], "healthCheckNodePort": 31000});
+    let mut both = service("both", spec);
+    both["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}, {"ip": "2001:db8::9"}]}});
+    let ports = json!([{"port": 8080}]);
+    let fourth = slice("both", ports.clone(), json!([{"addresses": ["10.244.0.2"], "nodeName": "here"}]));
+    let mut sixth = slice("both", ports, json!([{"addresses": ["fd00:10:244::2"], "nodeName": "here"}]));
+    sixth["metadata"]["name"] = "both-2".into();
+    sixth["addressType"] = "IPv6".into();
+    let single = service(
+        "single",
+        json!({"clusterIP": "10.96.0.2", "type": "NodePort",
+        "externalIPs": ["2001:db8::8"], "ports": [{"port": 80, "nodePort": 30081}]}),
+    );
+    let view = view(json!([both, single]), json!([fourth, sixth]));
+    let rules = |family| desired_rules(&view, &here(), family).to_string();
+    expect![[r#"
+        Tcp node:30080 -> 10.244.0.2:8080
+        Tcp node:30080 from inside -> 10.244.0.2:8080
+        Tcp node:30081 -> reject
+        Tcp 10.96.0.1:80 -> 10.244.0.2:8080
+        Tcp 10.96.0.2:80 -> reject
+        Tcp 192.0.2.9:80 -> 10.244.0.2:8080 from 198.51.100.0/24
+        Tcp 192.0.2.9:80 from inside -> 10.244.0.2:8080
+        Tcp 203.0.113.7:80 -> 10.244.0.2:8080
+        Tcp 203.0.113.7:80 from inside -> 10.244.0.2:8080
+    "#]]
+    .assert_eq(&rules(Family::V4));
+    expect![[r#"
+        Tcp node:30080 -> [fd00:10:244::2]:8080
+        Tcp node:30080 from inside -> [fd00:10:244::2]:8080
+        Tcp [2001:db8::7]:80 -> [fd00:10:244::2]:8080
+        Tcp [2001:db8::7]:80 from inside -> [fd00:10:244::2]:8080
+        Tcp [2001:db8::9]:80 -> [fd00:10:244::2]:8080 from 2001:db8:1::/48
+        Tcp [2001:db8::9]:80 from inside -> [fd00:10:244::2]:8080
+        Tcp [fd00::1]:80 -> [fd00:10:244::2]:8080
+    "#]]
+    .assert_eq(&rules(Family::V6));
+    assert_eq!(local_endpoints(&view, &ObjectKey::new("ns", "both"), "here"), 1);
+}
+
+#[test]
+fn host_ports_are_open_in_the_families_of_the_pod() {
+    let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [
+        {"ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81, "hostPort": 8081, "hostIP": "::1"},
+            {"containerPort": 82, "hostPort": 8082, "hostIP": "127.0.0.1"},
+            {"containerPort": 83, "hostPort": 8083, "hostIP": "::"}]}]},
+        "status": {"phase": "Running", "podIP": "10.244.0.7", "podIPs": [{"ip": "10.244.0.7"}, {"ip": "fd00::7"}]}});
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let rules = |family| Ruleset { frontends: host_ports(&pod, family).into_iter().collect() }.to_string();
+    expect![[r#"
+        Tcp node:8080 -> 10.244.0.7:80
+        Tcp 127.0.0.1:8082 -> 10.244.0.7:82
+    "#]]
+    .assert_eq(&rules(Family::V4));
+    expect![[r#"
+        Tcp node:8080 -> [fd00::7]:80
+        Tcp node:8083 -> [fd00::7]:83
+    "#]]
+    .assert_eq(&rules(Family::V6));
 }

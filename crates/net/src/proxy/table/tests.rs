@@ -2,16 +2,17 @@ use super::*;
 use crate::proxy::ruleset::Protocol::{Tcp, Udp};
 
 fn frontend(address: [u8; 4], protocol: Protocol, port: u16) -> Frontend {
-    Frontend::new(Some(address.into()), protocol, port)
+    Frontend::new(Some(IpAddr::from(address)), protocol, port)
 }
 
 fn targets_at(numbers: &[u8]) -> Backend {
-    let target = |n: &u8| Target { address: Ipv4Addr::new(10, 244, 0, *n), port: 8080 };
+    let target = |n: &u8| Target { address: IpAddr::from([10, 244, 0, *n]), port: 8080 };
     Backend::to(numbers.iter().map(target).collect())
 }
 
 fn table() -> Table {
-    Table::new("podium-test", (Ipv4Addr::new(10, 244, 0, 0), 24), (Ipv4Addr::new(10, 244, 0, 0), 16), None)
+    let network = |prefix| (IpAddr::from([10, 244, 0, 0]), prefix);
+    Table::new("podium-test", network(24), network(16), None)
 }
 
 /// What `apply` would send, with the bookkeeping done.

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use api::{FieldError, Object};
-use serde_json::Value;
 
-use super::{HEADLESS, is_external, type_of};
+use super::{HEADLESS, families, is_external, type_of};
 use crate::resources::check::{At, Errors};
 use crate::resources::names;
 
@@ -46,18 +45,7 @@ pub(super) fn validate(o: &Object, e: &mut Errors) {
 
 fn addresses(spec: &At<'_>, e: &mut Errors) {
     let list = spec.field("clusterIPs");
-    for (i, ip) in list.items().enumerate() {
-        if ip.str() == HEADLESS {
-            if i > 0 {
-                ip.invalid(e, "must be empty when 'None' is set");
-            }
-        } else {
-            ip.text(e, names::ip);
-        }
-    }
-    if list.len() > 2 {
-        list.invalid(e, "may only hold up to 2 values");
-    }
+    families::validate(spec, e);
     let (single, first) = (spec.field("clusterIP"), list.items().next());
     if first.is_some_and(|first| first.str() != single.str()) {
         e.push(FieldError::invalid(
@@ -74,10 +62,6 @@ fn addresses(spec: &At<'_>, e: &mut Errors) {
             ip.invalid(e, "may not be unspecified or in the loopback range");
         }
     }
-    for family in spec.field("ipFamilies").items() {
-        family.one_of(e, &["IPv4", "IPv6"]);
-    }
-    spec.field("ipFamilyPolicy").one_of(e, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     for range in spec.field("loadBalancerSourceRanges").items() {
         range.text(e, names::cidr);
     }
@@ -148,19 +132,6 @@ fn policies(o: &Object, spec: &At<'_>, e: &mut Errors) {
     spec.field("trafficDistribution").one_of(e, &["PreferClose", "PreferSameNode", "PreferSameZone"]);
 }
 
-/// Addresses stay as long as the type keeps having one.
 pub(super) fn validate_update(new: &Object, old: &Object, e: &mut Errors) {
-    if type_of(old) == "ExternalName" || type_of(new) == "ExternalName" {
-        return;
-    }
-    let (before, after) = (old.str(&["spec", "clusterIP"]), new.str(&["spec", "clusterIP"]));
-    if !before.is_empty() && before != after {
-        let value = new.get(&["spec", "clusterIPs"]).cloned().unwrap_or(Value::Null);
-        e.push(FieldError::invalid("spec.clusterIPs[0]", value, "may not change once set"));
-    }
-    let families = |o: &Object| o.get(&["spec", "ipFamilies"]).and_then(|f| f.get(0)).cloned();
-    if families(old).is_some() && families(old) != families(new) {
-        let value = families(new).unwrap_or(Value::Null);
-        e.push(FieldError::invalid("spec.ipFamilies[0]", value, "may not change once set"));
-    }
+    families::validate_update(new, old, e);
 }

@@ -12,11 +12,21 @@ use serde_json::{Value, json};
 use crate::resource::{Change, Expect, Extension, PrivateEntry, Reader, UserInfo, WriteContext};
 use crate::resources::tests::{change_findings, defaulted, findings, object, row};
 
-/// Private keys in memory, with the conditions of commits.
-#[derive(Default)]
-struct Keys(Mutex<BTreeMap<String, Bytes>>);
+/// Private keys in memory, with the conditions of commits, and the networks of the cluster.
+struct Keys(Mutex<BTreeMap<String, Bytes>>, Vec<String>);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self(Mutex::default(), vec!["10.96.0.0/24".to_owned()])
+    }
+}
 
 impl Keys {
+    /// Those of a cluster of two families.
+    fn dual() -> Self {
+        Self(Mutex::default(), ["10.96.0.0/24", "fd00:10:96::/120"].map(str::to_owned).into())
+    }
+
     fn commit(&self, txn: Extension) {
         let mut keys = self.0.lock().unwrap();
         for (key, expect) in txn.conditions {
@@ -90,7 +100,8 @@ fn try_write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Ob
         subresource: None,
         dry_run: false,
         reader: keys,
-        service_cidr: "10.96.0.0/24",
+        service_cidrs: &keys.1,
+        cluster_cidrs: &[],
         node_port_range: (30000, 30009),
     };
     let row = row("", "services");
@@ -106,7 +117,8 @@ fn try_write(keys: &Keys, new: Option<Value>, old: Option<&Object>) -> Result<Ob
         let mut errors = row.strategy.validate(new);
         errors.extend(old.map(|old| row.strategy.validate_update(new, old)).unwrap_or_default());
         if !errors.is_empty() {
-            return Err(Refused::Rules(format!("{errors:?}")));
+            let lines: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
+            return Err(Refused::Rules(lines.join("\n")));
         }
     }
     let change = match (&mut new, old) {
@@ -267,8 +279,8 @@ fn rules() {
         assert_eq!(findings("", "services", service("a", spec.clone())), want, "{spec}");
     }
     assert!(findings("", "services", service("1a", json!({}))).contains("a DNS-1035 label must consist of"));
-    let (old, new) =
-        (json!({"clusterIP": "10.96.0.1"}), json!({"clusterIP": "10.96.0.2", "clusterIPs": ["10.96.0.2"]}));
+    let ips = |ip: &str| json!({"clusterIP": ip, "clusterIPs": [ip]});
+    let (old, new) = (ips("10.96.0.1"), ips("10.96.0.2"));
     assert_eq!(
         change_findings("", "services", service("a", old), service("a", new)),
         "spec.clusterIPs[0]: Invalid value: [\"10.96.0.2\"]: may not change once set\n"
@@ -343,4 +355,228 @@ fn keys_follow_the_services() {
             assert_eq!(present, wanted, "seed {seed}");
         }
     }
+}
+
+/// Policy, families and addresses of a Service in one line; addresses that were picked at random are `?`.
+fn shown(o: &Object) -> String {
+    let list = |name: &str| -> Vec<String> {
+        let items = o.get(&["spec", name]).and_then(Value::as_array).cloned().unwrap_or_default();
+        items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let short = |ip: String| match ip.as_str() {
+        "None" | "10.96.0.10" | "fd00:10:96::10" => ip,
+        v6 if v6.starts_with("fd00:10:96::") => "v6?".to_owned(),
+        _ => "v4?".to_owned(),
+    };
+    let ips: Vec<String> = list("clusterIPs").into_iter().map(short).collect();
+    assert_eq!(
+        list("clusterIPs").first().map(String::as_str).unwrap_or_default(),
+        o.str(&["spec", "clusterIP"])
+    );
+    if ips.is_empty() {
+        return "no address".to_owned();
+    }
+    format!("{} {} {}", o.str(&["spec", "ipFamilyPolicy"]), list("ipFamilies").join(","), ips.join(","))
+}
+
+/// What becomes of a Service that is made, and then changed.
+fn outcome(keys: &Keys, steps: &[Value]) -> String {
+    let mut old: Option<Object> = None;
+    let mut lines = Vec::new();
+    for spec in steps {
+        let mut new = old.clone().map_or_else(|| service("s", json!({})), Object::into_value);
+        for (name, value) in spec.as_object().unwrap() {
+            new["spec"][name] = value.clone();
+        }
+        match try_write(keys, Some(new), old.as_ref()) {
+            Ok(written) => {
+                lines.push(shown(&written));
+                let held = super::addresses(&written).len();
+                assert_eq!(keys.all().len(), held, "{:?}", keys.all());
+                old = Some(written);
+            }
+            Err(Refused::Allocation(status)) => lines.push(status.message),
+            Err(Refused::Rules(text)) => lines.push(text),
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn families_follow_the_policy() {
+    let check = |keys: fn() -> Keys, steps: &[Value], expected: expect_test::Expect| {
+        expected.assert_eq(&outcome(&keys(), steps));
+    };
+    let policy = |policy: &str| json!({"ipFamilyPolicy": policy});
+    let (single, dual): (fn() -> Keys, fn() -> Keys) = (Keys::default, Keys::dual);
+    check(single, &[json!({})], expect_test::expect!["SingleStack IPv4 v4?"]);
+    check(single, &[policy("PreferDualStack")], expect_test::expect!["PreferDualStack IPv4 v4?"]);
+    check(
+        single,
+        &[policy("RequireDualStack")],
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services"#
+        ]],
+    );
+    check(
+        single,
+        &[json!({"ipFamilies": ["IPv6"]})],
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#
+        ]],
+    );
+    check(
+        single,
+        &[json!({"clusterIP": "fd00:10:96::10"})],
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.clusterIPs[0]: Invalid value: ["fd00:10:96::10"]: IPv6 is not configured on this cluster"#
+        ]],
+    );
+    check(single, &[json!({"clusterIP": "None"})], expect_test::expect!["RequireDualStack IPv4,IPv6 None"]);
+    check(
+        single,
+        &[json!({"clusterIP": "None", "selector": {"a": "b"}})],
+        expect_test::expect!["SingleStack IPv4 None"],
+    );
+    check(dual, &[json!({})], expect_test::expect!["SingleStack IPv4 v4?"]);
+    check(dual, &[policy("PreferDualStack")], expect_test::expect!["PreferDualStack IPv4,IPv6 v4?,v6?"]);
+    check(dual, &[policy("RequireDualStack")], expect_test::expect!["RequireDualStack IPv4,IPv6 v4?,v6?"]);
+    check(dual, &[json!({"ipFamilies": ["IPv6"]})], expect_test::expect!["SingleStack IPv6 v6?"]);
+    check(
+        dual,
+        &[json!({"ipFamilies": ["IPv6"], "ipFamilyPolicy": "PreferDualStack"})],
+        expect_test::expect!["PreferDualStack IPv6,IPv4 v6?,v4?"],
+    );
+    check(
+        dual,
+        &[json!({"clusterIP": "fd00:10:96::10"})],
+        expect_test::expect!["SingleStack IPv6 fd00:10:96::10"],
+    );
+    check(dual, &[json!({"clusterIP": "None"})], expect_test::expect!["RequireDualStack IPv4,IPv6 None"]);
+    check(
+        dual,
+        &[json!({"clusterIP": "None", "selector": {"a": "b"}})],
+        expect_test::expect!["SingleStack IPv4 None"],
+    );
+    check(
+        dual,
+        &[json!({"clusterIP": "None", "selector": {"a": "b"}, "ipFamilyPolicy": "PreferDualStack"})],
+        expect_test::expect!["PreferDualStack IPv4,IPv6 None"],
+    );
+    let both = json!({"clusterIPs": ["10.96.0.10", "fd00:10:96::10"], "ipFamilyPolicy": "RequireDualStack"});
+    check(dual, &[both], expect_test::expect!["RequireDualStack IPv4,IPv6 10.96.0.10,fd00:10:96::10"]);
+}
+
+#[test]
+fn families_come_and_go_with_the_policy() {
+    let check = |steps: &[Value], expected: expect_test::Expect| {
+        expected.assert_eq(&outcome(&Keys::dual(), steps));
+    };
+    let policy = |policy: &str| json!({"ipFamilyPolicy": policy});
+    let (single, prefer) = (policy("SingleStack"), policy("PreferDualStack"));
+    // up, down, up again
+    check(
+        &[json!({}), prefer.clone(), single.clone(), policy("RequireDualStack")],
+        expect_test::expect![[r#"
+        SingleStack IPv4 v4?
+        PreferDualStack IPv4,IPv6 v4?,v6?
+        SingleStack IPv4 v4?
+        RequireDualStack IPv4,IPv6 v4?,v6?"#]],
+    );
+    // the secondary ones are not let go in passing
+    check(
+        &[prefer.clone(), json!({"ipFamilies": ["IPv4"]})],
+        expect_test::expect![[r#"
+            PreferDualStack IPv4,IPv6 v4?,v6?
+            spec.ipFamilyPolicy: Invalid value: "PreferDualStack": must be set to 'SingleStack' when releasing the secondary ipFamily"#]],
+    );
+    let first = json!({"clusterIPs": ["10.96.0.10"]});
+    check(
+        &[json!({"clusterIP": "10.96.0.10", "ipFamilyPolicy": "PreferDualStack"}), first],
+        expect_test::expect![[r#"
+            PreferDualStack IPv4,IPv6 10.96.0.10,v6?
+            spec.ipFamilyPolicy: Invalid value: "PreferDualStack": must be set to 'SingleStack' when releasing the secondary clusterIP"#]],
+    );
+    // the primary ones stay
+    let ips = json!({"clusterIPs": ["10.96.0.10", "fd00:10:96::10"], "ipFamilyPolicy": "PreferDualStack"});
+    check(
+        &[json!({"clusterIP": "10.96.0.10"}), json!({"ipFamilies": ["IPv6"]})],
+        expect_test::expect![[r#"
+            SingleStack IPv4 10.96.0.10
+            spec.clusterIPs[0]: Invalid value: "10.96.0.10": expected an IPv6 value as indicated by `ipFamilies[0]`
+            spec.ipFamilies[0]: Invalid value: ["IPv6"]: may not change once set"#]],
+    );
+    check(
+        &[ips, json!({"ipFamilies": ["IPv6", "IPv4"]})],
+        expect_test::expect![[r#"
+            PreferDualStack IPv4,IPv6 10.96.0.10,fd00:10:96::10
+            spec.clusterIPs[0]: Invalid value: "10.96.0.10": expected an IPv6 value as indicated by `ipFamilies[0]`
+            spec.clusterIPs[1]: Invalid value: "fd00:10:96::10": expected an IPv4 value as indicated by `ipFamilies[1]`
+            spec.ipFamilies[0]: Invalid value: ["IPv6","IPv4"]: may not change once set
+            spec.ipFamilies[1]: Invalid value: ["IPv6","IPv4"]: may not change once set"#]],
+    );
+    check(
+        &[
+            prefer,
+            json!({"type": "ExternalName", "externalName": "a.b", "ports": []}),
+            json!({"type": "ClusterIP", "ports": [{"port": 80}]}),
+        ],
+        expect_test::expect![[r#"
+            PreferDualStack IPv4,IPv6 v4?,v6?
+            no address
+            SingleStack IPv4 v4?"#]],
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    let check = |spec: Value, expected: expect_test::Expect| {
+        expected.assert_eq(&outcome(&Keys::dual(), &[spec]));
+    };
+    check(
+        json!({"ipFamilies": ["IPv4", "IPv4"]}),
+        expect_test::expect![[r#"spec.ipFamilies[1]: Duplicate value: "IPv4""#]],
+    );
+    check(
+        json!({"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "SingleStack"}),
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"#
+        ]],
+    );
+    check(
+        json!({"clusterIPs": ["10.96.0.10", "10.96.0.11"], "ipFamilyPolicy": "PreferDualStack"}),
+        expect_test::expect![[
+            r#"spec.clusterIPs: Invalid value: ["10.96.0.10","10.96.0.11"]: may specify no more than one IP for each IP family"#
+        ]],
+    );
+    check(
+        json!({"clusterIPs": ["10.96.0.10", "fd00:10:96::10"]}),
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"#
+        ]],
+    );
+    check(
+        json!({"clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv6"]}),
+        expect_test::expect![[
+            r#"spec.clusterIPs[0]: Invalid value: "10.96.0.10": expected an IPv6 value as indicated by `ipFamilies[0]`"#
+        ]],
+    );
+    check(
+        json!({"clusterIPs": ["None", "10.96.0.10"]}),
+        expect_test::expect![[
+            r#"spec.clusterIPs: Invalid value: ["None","10.96.0.10"]: 'None' must be the first and only value"#
+        ]],
+    );
+    check(
+        json!({"clusterIPs": ["10.96.0.10", "fd00::10"], "ipFamilyPolicy": "PreferDualStack"}),
+        expect_test::expect![[
+            r#"Service "s" is invalid: spec.clusterIPs: Invalid value: ["fd00::10"]: failed to allocate IP fd00::10: the provided IP (fd00::10) is not in the valid range. The range of valid IPs is fd00:10:96::/120"#
+        ]],
+    );
+    check(
+        json!({"ipFamilyPolicy": "Both"}),
+        expect_test::expect![[
+            r#"spec.ipFamilyPolicy: Unsupported value: "Both": supported values: "PreferDualStack", "RequireDualStack", "SingleStack""#
+        ]],
+    );
 }
