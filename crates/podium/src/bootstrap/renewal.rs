@@ -42,7 +42,11 @@ pub(crate) async fn keep_young(
                 Ok(fresh) => {
                     tracing::info!(name = certificate.name(), "certificate renewed");
                     cert_pem = fresh;
-                    continue;
+                    if young_for(&cert_pem).is_some() {
+                        continue;
+                    }
+                    // The clocks of signer and owner differ: asking again at once would change nothing.
+                    RETRY
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
@@ -127,5 +131,41 @@ impl ResolvesClientCert for LiveCertificate {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Makes certificates of the future.
+    struct Ahead(Arc<AtomicU32>);
+
+    impl Renew for Ahead {
+        fn name(&self) -> &str {
+            "ahead"
+        }
+
+        async fn renew(&self) -> Result<String> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let mut params = rcgen::CertificateParams::default();
+            let hour = Duration::from_secs(3600);
+            params.not_before = (std::time::SystemTime::now() + hour).into();
+            params.not_after = (std::time::SystemTime::now() + hour * 2).into();
+            Ok(params.self_signed(&rcgen::KeyPair::generate()?)?.pem())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signer_whose_clock_is_ahead_is_not_asked_without_a_pause() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(keep_young(Ahead(Arc::clone(&asked)), String::new(), stopping));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        stop.send_replace(true);
+        task.await.unwrap();
     }
 }
