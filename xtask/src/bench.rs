@@ -1,7 +1,6 @@
 //! `cargo xtask bench footprint`: builds the release and measures it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -17,10 +16,9 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         ["footprint", "--podium", file] => PathBuf::from(file),
         _ => bail!(USAGE),
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let runner = "target.'cfg(unix)'.runner = 'unshare --net --mount --propagation private'";
-    let status = Command::new(cargo)
-        .args(["run", "--quiet", "--locked", "-p", "bench"])
+    let status = crate::cargo()
+        .args(["run", "--quiet", "--locked", "--release", "-p", "bench"])
         .args(["--config", runner])
         .args(["--", "--podium"])
         .arg(podium)
@@ -32,11 +30,9 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 }
 
 fn build(root: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let begun = std::time::Instant::now();
     let arguments = ["build", "--release", "--locked", "-p", "podium"];
-    let status =
-        Command::new(cargo).args(arguments).current_dir(root).status().context("cannot run cargo")?;
+    let status = crate::cargo().args(arguments).current_dir(root).status().context("cannot run cargo")?;
     ensure!(status.success(), "the build failed");
     println!("release build (not cold unless target was empty): {} s", begun.elapsed().as_secs());
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);

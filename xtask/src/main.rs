@@ -69,11 +69,22 @@ fn check_other_processor() -> Result<()> {
     step("aarch64", &["check", "--locked", "-p", "podium", "--target", TARGET])
 }
 
+/// The cargo that runs this, without what it says of this package: some build scripts run again when that differs.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"];
+        if of_package.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 fn step(name: &str, arguments: &[&str]) -> Result<()> {
     println!("== {name}");
     let begun = Instant::now();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(arguments).current_dir(root());
     if is_root()? && std::env::var_os("CI").is_some() {
         // a skip for lack of root is a failure where root is there

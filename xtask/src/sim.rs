@@ -1,7 +1,6 @@
 //! `cargo xtask sim [--seed N] [--seeds K]`: runs of the simulator, each seed twice.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -13,11 +12,10 @@ const USAGE: &str = "usage: cargo xtask sim [--seed N] [--seeds K]";
 /// At the first seed that breaks a rule or gives two traces; the message says how to run it again.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let (first, count) = parse(arguments)?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     for seed in first..first.saturating_add(count) {
         let attempt = || -> Result<String> {
             let arguments = ["run", "--quiet", "--locked", "-p", "sim", "--", "--seed", &seed.to_string()];
-            let output = Command::new(&cargo).args(arguments).current_dir(root).output();
+            let output = crate::cargo().args(arguments).current_dir(root).output();
             let output = output.context("cannot run cargo")?;
             let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             if !output.status.success() {

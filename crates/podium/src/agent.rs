@@ -149,6 +149,7 @@ async fn start(
         };
         certificate.show(&page);
         tasks.spawn(renewal::keep_young(certificate, cert_pem, stop.clone()));
+        tasks.spawn(crate::memory::give_back(stop.clone()));
     }
     let clients = NodeClients {
         agent: client.clone(),

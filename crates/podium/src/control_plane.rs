@@ -91,6 +91,7 @@ impl ControlPlane {
         let to_nodes = control.live(pki, to_nodes, None, &stop)?;
         control.gateway.set_remote(RemoteNodes::new(nodes.clone(), &pki.ca_pem, to_nodes)?);
         control.tasks.spawn(cluster_dns::run(nodes, stop.clone()));
+        control.tasks.spawn(crate::memory::give_back(stop.clone()));
         let requests = control.client("system:kube-controller-manager", &[]);
         control.tasks.spawn(signer::run(requests, pki.authority(), stop.clone()));
         control.tasks.spawn(scheduler::run(control.client("system:kube-scheduler", &[]), stop));

@@ -26,6 +26,7 @@ mod host;
 mod housekeeping;
 mod image;
 mod logging;
+mod memory;
 mod node_part;
 mod progress;
 mod registries;
@@ -43,5 +44,6 @@ fn main() -> ExitCode {
     if let Some(code) = toolbox::dispatch() {
         return code;
     }
+    memory::settle();
     cli::run()
 }

@@ -197,8 +197,7 @@ fn start(root: &Path, options: &Options, images: &[PathBuf]) -> Result<(Kept, Su
 }
 
 fn build_podium(root: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    checked(Command::new(cargo).args(["build", "--locked", "-p", "podium"]).current_dir(root))?;
+    checked(crate::cargo().args(["build", "--locked", "-p", "podium"]).current_dir(root))?;
     Ok(target(root).join("debug/podium"))
 }
 

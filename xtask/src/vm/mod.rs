@@ -10,7 +10,7 @@ mod packages;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -95,9 +95,8 @@ impl Options {
 
 /// Builds program and test with optimisation: the machine is slow enough.
 fn build(root: &Path) -> Result<Programs> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["test", "--release", "--locked", "-p", "podium", "--test", "e2e", "--no-run"];
-    let output = Command::new(cargo)
+    let output = crate::cargo()
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(root)
