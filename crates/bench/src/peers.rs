@@ -179,8 +179,8 @@ fn bundle(folder: &Path) -> Result<()> {
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                 "options": ["nosuid", "noexec", "nodev", "ro"]},
         ],
-        "linux": {"namespaces": namespaces, "maskedPaths": MASKED, "readonlyPaths": READ_ONLY,
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]}},
+        // no rules for devices: crun wants to lock memory for them, which root may not be allowed to
+        "linux": {"namespaces": namespaces, "maskedPaths": MASKED, "readonlyPaths": READ_ONLY},
     });
     Ok(std::fs::write(folder.join("config.json"), config.to_string())?)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 /// Packages that name the kernel; their dependency is the package with it.
 const KERNEL: &str = "linux-image-cloud-amd64";
+const QEMU: &str = "usr/bin/qemu-system-x86_64";
 /// Only there so that a system is complete; nothing of them is needed to run QEMU from a folder.
 const NOT_NEEDED: &[&str] =
     &["systemd", "udev", "libpam", "libnss", "initramfs", "linux-base", "klibc", "libklibc", "kmod"];
@@ -35,7 +36,13 @@ pub(crate) fn cache() -> Result<PathBuf> {
 /// When packages were fetched but can't be unpacked or lack something.
 pub(crate) fn provide(cache: &Path) -> Result<Option<Parts>> {
     let folder = cache.join("root");
-    if !folder.join("usr/bin/qemu-system-x86_64").exists() && !fetch(cache, &folder)? {
+    if !folder.join("bin/busybox").exists() && !fetch(cache, &folder)? {
+        return Ok(None);
+    }
+    // The package manager leaves out what the host has installed.
+    let own = folder.join(QEMU).exists();
+    if !own && !Command::new("qemu-system-x86_64").arg("--version").output().is_ok_and(|o| o.status.success())
+    {
         return Ok(None);
     }
     let kernel = newest(&folder.join("boot"), "vmlinuz-")?;
@@ -69,7 +76,7 @@ fn fetch(cache: &Path, folder: &Path) -> Result<bool> {
         let status = Command::new("dpkg-deb").arg("-x").arg(&package).arg(folder).status();
         ensure!(status.is_ok_and(|status| status.success()), "cannot unpack {}", package.display());
     }
-    Ok(folder.join("usr/bin/qemu-system-x86_64").exists())
+    Ok(true)
 }
 
 /// Standard output of a program that succeeded.
@@ -86,9 +93,12 @@ fn newest(folder: &Path, prefix: &str) -> Result<PathBuf> {
 }
 
 impl Parts {
-    /// QEMU with its own libraries and firmware before those of the host.
+    /// QEMU with its own libraries and firmware before those of the host; the host's where it was not fetched.
     pub(crate) fn qemu(&self) -> Command {
-        let mut command = Command::new(self.folder.join("usr/bin/qemu-system-x86_64"));
+        if !self.folder.join(QEMU).exists() {
+            return Command::new("qemu-system-x86_64");
+        }
+        let mut command = Command::new(self.folder.join(QEMU));
         let mut libraries = OsString::new();
         for part in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"] {
             libraries.push(self.folder.join(part));
